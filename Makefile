@@ -1,0 +1,56 @@
+# `make` lists the targets. Everything happens in .venv; PYTHON chooses the interpreter that it is made with.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+.PHONY: demo
+demo: .venv/.run ## kill one starved process with kill(2) and one through the agent, side by side (ARGS="--json", ARGS="--png FILE")
+	@$(BIN)/mrelease demo $(ARGS)
+
+.PHONY: test
+test: .venv/.dev ## every test that this machine can run (ARGS="-k name" chooses)
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: bench
+bench: .venv/.dev ## measure against kill(2) and C, write docs/performance.md and its pictures
+	$(BIN)/python -m bench $(ARGS)
+
+.PHONY: lint
+lint: .venv/.dev ## ruff, mypy, pyright, buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+
+.PHONY: format
+format: .venv/.dev ## let ruff and buf lay out the source
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	cd proto && ../$(BIN)/buf format --write
+
+.PHONY: generate
+generate: .venv/.dev ## regenerate client/mrelease/v1 from proto/, and the reference pages from the source
+	scripts/generate
+
+.PHONY: clean
+clean: ## remove what make made
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist
+
+.venv/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "mrelease needs Python 3.10 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "python3 -m venv does not work here; on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf .venv; exit 1; }
+
+.venv/.run: .venv/bin/pip pyproject.toml constraints.txt
+	@echo "installing mrelease into .venv ..." >&2
+	@$(INSTALL) --editable '.[agent,cli]'
+	@touch $@
+
+.venv/.dev: .venv/bin/pip pyproject.toml constraints.txt
+	@echo "installing mrelease and its development tools into .venv ..." >&2
+	@$(INSTALL) --editable '.[agent,cli,plot,dev]'
+	@touch $@ .venv/.run
