@@ -36,6 +36,7 @@ format: .venv/.dev ## let ruff and buf lay out the source
 .PHONY: generate
 generate: .venv/.dev ## regenerate client/mrelease/v1 from proto/, and the reference pages from the source
 	scripts/generate
+	$(BIN)/python scripts/reference.py
 
 .PHONY: clean
 clean: ## remove what make made

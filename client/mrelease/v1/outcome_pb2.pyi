@@ -232,6 +232,8 @@ class _UnreleasedCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Unrel
     """hugetlbfs pages: reaping skips them."""
     UNRELEASED_CAUSE_SHARED_MM: _UnreleasedCause.ValueType  # 4
     """Another living process has the same address space."""
+    UNRELEASED_CAUSE_COPY_ON_WRITE: _UnreleasedCause.ValueType  # 5
+    """Anonymous pages that relatives by fork(2) still map: the process gave them up, the node does not get them back."""
 
 class UnreleasedCause(_UnreleasedCause, metaclass=_UnreleasedCauseEnumTypeWrapper):
     """Why memory of a killed process is not given back by reaping."""
@@ -246,4 +248,6 @@ UNRELEASED_CAUSE_HUGETLB: UnreleasedCause.ValueType  # 3
 """hugetlbfs pages: reaping skips them."""
 UNRELEASED_CAUSE_SHARED_MM: UnreleasedCause.ValueType  # 4
 """Another living process has the same address space."""
+UNRELEASED_CAUSE_COPY_ON_WRITE: UnreleasedCause.ValueType  # 5
+"""Anonymous pages that relatives by fork(2) still map: the process gave them up, the node does not get them back."""
 Global___UnreleasedCause: _TypeAlias = UnreleasedCause  # noqa: Y015

@@ -1,0 +1,44 @@
+"""Values of the configuration as text: the same text in a flag, a variable and the file means the same."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from typing import Final
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", re.ASCII)
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names source, key, value and remedy."""
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as 500ms, 1.5s, 5m or 1h. Raises ValueError with what to write instead."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        hint = f"{text}s" if _DURATION.fullmatch(f"{text}s") else "500ms, 10s, 5m or 1h"
+        raise ValueError(f"a duration has a number and a unit: write {hint}")
+    return float(match[1]) * _UNITS[match[2]]
+
+
+def format_duration(seconds: float) -> str:
+    """Write seconds the way ``parse_duration`` reads them, in the largest unit that makes a whole number."""
+    for unit in ("h", "m", "s"):
+        if seconds >= _UNITS[unit] and (seconds / _UNITS[unit]).is_integer():
+            return f"{seconds / _UNITS[unit]:.0f}{unit}"
+    return f"{round(seconds * 1000, 6):g}ms" if seconds else "0s"
+
+
+def quote(value: str) -> str:
+    """Show a value in a message: on one line, in quotes, cut to 80 characters."""
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    return '"' + "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown) + '"'
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Name the known name that is nearest to a wrong one; where none is near, say where the list is."""
+    near = difflib.get_close_matches(name[:80], list(known), n=1, cutoff=0.5)
+    return f'did you mean "{near[0]}"?' if near else "`mrelease-agent --help` lists the known ones"

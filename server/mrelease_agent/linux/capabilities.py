@@ -1,0 +1,186 @@
+"""What the kernel lets this agent do: found out once at the start, each answer with its reason and remedy."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+
+from mrelease_agent.linux import cgroups
+from mrelease_agent.linux.syscalls import process_mrelease
+
+_CAP_KILL, _CAP_SYS_PTRACE = 5, 19  # linux/capability.h
+
+
+class Feature(IntEnum):
+    """The contract's Feature, with its numbers: a test compares them."""
+
+    PROCESS_MRELEASE = 1
+    PIDFD_INODE = 2
+    KILL_ANY_USER = 3
+    MEMORY_CGROUP = 4
+    COMPARE_MM = 5
+    RAISED_PRIORITY = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """Whether a feature works here, why not, and what to change."""
+
+    feature: Feature
+    available: bool
+    reason: str
+    remedy: str = ""
+
+
+class Capabilities:
+    """All of them, by feature."""
+
+    def __init__(self, found: Iterator[Capability]) -> None:
+        self._found = {capability.feature: capability for capability in found}
+
+    def __iter__(self) -> Iterator[Capability]:
+        return iter(self._found.values())
+
+    def __getitem__(self, feature: Feature) -> Capability:
+        return self._found[feature]
+
+    def has(self, feature: Feature) -> bool:
+        """Whether ``feature`` works here."""
+        return self._found[feature].available
+
+
+def probe(*, nice: int | None) -> Capabilities:
+    """Find out what works; ``nice`` is the priority that the agent is to have, which this also sets.
+
+    Forks: call it before the process has other threads.
+    """
+    return Capabilities(iter((_mrelease(), _pidfd_inode(), _kill_any_user(), _memory_cgroup(), _compare_mm(), _priority(nice))))
+
+
+def _mrelease() -> Capability:
+    # (-1, 0) does nothing and still passes seccomp and the system call table. In a child, because seccomp may answer with SIGSYS.
+    answer = _in_child(lambda: process_mrelease(-1))
+    feature = Feature.PROCESS_MRELEASE
+    if answer == errno.EBADF:
+        if _kernel_version() < (5, 18):
+            return Capability(feature, True, "works; before Linux 5.18 it can miss memory, which the measurement after it shows")
+        return Capability(feature, True, "process_mrelease(2) answers")
+    without = "memory comes back only when the process exits, and RELEASED is never claimed"
+    if answer == errno.ENOSYS:
+        return Capability(
+            feature,
+            False,
+            f"this kernel ({platform.release()}) has no process_mrelease(2), or a sandbox hides it: {without}",
+            "run Linux 5.15 or newer, 5.18 at best; under gVisor or an old seccomp profile run the agent outside of it",
+        )
+    how = "kills the caller (SIGSYS)" if answer < 0 else f"answers {errno.errorcode.get(answer, answer)}"
+    return Capability(
+        feature,
+        False,
+        f"a seccomp filter forbids process_mrelease(2): it {how}; {without}",
+        "allow process_mrelease in the seccomp profile of the agent's container or service (RuntimeDefault of current runtimes has it)",
+    )
+
+
+def _pidfd_inode() -> Capability:
+    # Before pidfs all pidfds share one anonymous inode; two processes tell.
+    def inode(pid: int) -> int:
+        fd = os.pidfd_open(pid)
+        try:
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+
+    mine = inode(os.getpid())
+    if _in_child(lambda: inode(os.getpid()) != mine) == 1:
+        return Capability(Feature.PIDFD_INODE, True, "pidfd inode numbers are unique until the next boot")
+    return Capability(
+        Feature.PIDFD_INODE,
+        False,
+        f"this kernel ({platform.release()}) gives every pidfd one inode number: a recycled pid is told apart by start time only",
+        "run Linux 6.9 or newer",
+    )
+
+
+def _kill_any_user() -> Capability:
+    if _effective_capability(_CAP_KILL):
+        return Capability(Feature.KILL_ANY_USER, True, "CAP_KILL is effective")
+    return Capability(
+        Feature.KILL_ANY_USER,
+        False,
+        f"no CAP_KILL: only processes that user {os.geteuid()} may signal are served",
+        "run the agent as root or give it CAP_KILL",
+    )
+
+
+def _memory_cgroup() -> Capability:
+    mount = cgroups.memory_mount()
+    if mount is not None:
+        return Capability(Feature.MEMORY_CGROUP, True, f"cgroup v{mount.version} carries the memory controller")
+    return Capability(
+        Feature.MEMORY_CGROUP,
+        False,
+        "no mounted cgroup hierarchy carries the memory controller: the charge of a cgroup is no proof here",
+        "mount cgroup v2 with the memory controller, in a container also /sys/fs/cgroup of the host",
+    )
+
+
+def _compare_mm() -> Capability:
+    if _effective_capability(_CAP_SYS_PTRACE):
+        return Capability(Feature.COMPARE_MM, True, "CAP_SYS_PTRACE is effective")
+    return Capability(
+        Feature.COMPARE_MM,
+        False,
+        f"no CAP_SYS_PTRACE: who shares an address space is seen for processes of user {os.geteuid()} only",
+        "run the agent as root or give it CAP_SYS_PTRACE",
+    )
+
+
+def _priority(nice: int | None) -> Capability:
+    feature = Feature.RAISED_PRIORITY
+    if nice is not None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, nice)
+        except PermissionError:
+            return Capability(
+                feature,
+                False,
+                f"nice {nice} is not permitted: a busy node can starve the agent",
+                "run the agent as root, give it CAP_SYS_NICE, or raise RLIMIT_NICE",
+            )
+    now = os.getpriority(os.PRIO_PROCESS, 0)
+    if now < 0:
+        return Capability(feature, True, f"the agent runs at nice {now}")
+    return Capability(feature, False, f"the agent runs at nice {now}, as configured", "set `nice` below 0")
+
+
+def _effective_capability(number: int) -> bool:
+    with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
+        effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    return bool(effective >> number & 1)
+
+
+def _kernel_version() -> tuple[int, int]:
+    major, minor = [*platform.release().split("."), "0"][:2]
+    return int(major), int("".join(c for c in minor if c.isdecimal()) or 0)
+
+
+def _in_child(question: Callable[[], int]) -> int:
+    """Answer of ``question`` (0 to 255) asked in a child process; the negative signal number where it was killed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        answer = 255
+        try:
+            signal.signal(signal.SIGSYS, signal.SIG_DFL)
+            answer = int(question())
+        finally:
+            os._exit(answer & 0xFF)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])

@@ -1,0 +1,37 @@
+"""The node as a whole: its boot and its memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMemory:
+    """proc_meminfo(5) in bytes. Context, not proof: freed pages can stay on per-CPU lists."""
+
+    total: int
+    free: int
+    available: int
+    swap_total: int
+    swap_free: int
+
+
+@lru_cache(maxsize=1)
+def boot_id() -> str:
+    """The id that every boot has anew, random_boot_id(4)."""
+    with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        return file.read().strip()
+
+
+def memory() -> NodeMemory:
+    """Read /proc/meminfo."""
+    with open("/proc/meminfo", "rb") as file:
+        sizes = {key: int(rest.split()[0]) * 1024 for key, _, rest in (line.partition(b":") for line in file)}
+    return NodeMemory(
+        total=sizes[b"MemTotal"],
+        free=sizes[b"MemFree"],
+        available=sizes[b"MemAvailable"],
+        swap_total=sizes[b"SwapTotal"],
+        swap_free=sizes[b"SwapFree"],
+    )

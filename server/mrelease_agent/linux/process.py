@@ -1,0 +1,125 @@
+"""ProcessRef: a process that cannot be mistaken for another one."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final
+
+from mrelease_agent.linux import procfs
+from mrelease_agent.linux.procfs import Memory, ProcessGoneError, Stat
+
+#: PID_MAX_LIMIT of linux/threads.h on 64-bit machines.
+PID_MAX: Final = 4194304
+
+
+class NotALeaderError(Exception):
+    """The id belongs to a thread that does not lead its thread group; ``leader`` is the process."""
+
+    def __init__(self, leader: int) -> None:
+        super().__init__(leader)
+        self.leader = leader
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that identifies a process on its node, with its name; outlives the reference."""
+
+    pid: int
+    inode: int
+    start_time: int
+    command: str
+
+
+class ProcessRef:
+    """One process as pid, pidfd, pidfd inode and ``/proc`` directory fd: one owning value, closed by close() or ``with``.
+
+    A pid is only a number that may mean another process a moment later; the two fds always mean this one. Everything after resolution
+    goes through them.
+    """
+
+    __slots__ = ("fd", "inode", "pid", "proc", "stat")
+
+    def __init__(self, pid: int, fd: int, proc: int, stat: Stat) -> None:
+        self.pid = pid
+        self.fd = fd
+        self.proc = proc
+        #: Inode number of the pidfd: unique until the next boot where FEATURE_PIDFD_INODE is there, meaningless elsewhere.
+        self.inode = os.fstat(fd).st_ino
+        #: As it was when the reference was made.
+        self.stat = stat
+
+    @classmethod
+    def open(cls, pid: int) -> ProcessRef:
+        """Refer to the process that has ``pid`` now.
+
+        Order matters: the pidfd first, then ``/proc``, then the check that the pidfd still has that pid. Because the pid was this
+        process's all the time between, what was read is this process's too.
+
+        Raises ProcessGoneError; NotALeaderError; OSError for limits (EMFILE, ENFILE, ENOMEM).
+        """
+        try:
+            fd = os.pidfd_open(pid)
+        except OSError as error:
+            if error.errno == errno.ESRCH:
+                raise ProcessGoneError from None
+            # A thread's id: EINVAL before Linux 6.15, ENOENT since (kernel/fork.c, pidfd_prepare).
+            if error.errno in (errno.EINVAL, errno.ENOENT):
+                raise NotALeaderError(_leader_of(pid)) from None
+            raise
+        proc = -1
+        try:
+            proc = procfs.open_process(pid)
+            stat = procfs.stat(proc)
+            if _pid_of(fd) != pid:
+                raise ProcessGoneError
+            return cls(pid, fd, proc, stat)
+        except BaseException:
+            os.close(fd)
+            if proc >= 0:
+                os.close(proc)
+            raise
+
+    @property
+    def identity(self) -> Identity:
+        """What identifies the process."""
+        return Identity(self.pid, self.inode, self.stat.start_time, self.stat.comm)
+
+    def close(self) -> None:
+        """Close both fds; harmless when repeated."""
+        fd, proc, self.fd, self.proc = self.fd, self.proc, -1, -1
+        for number in (fd, proc):
+            if number >= 0:
+                os.close(number)
+
+    def __enter__(self) -> ProcessRef:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def send_signal(self, number: int) -> None:
+        """pidfd_send_signal(2); 0 only checks. Raises ProcessLookupError (reaped), PermissionError."""
+        signal.pidfd_send_signal(self.fd, number)
+
+    def memory(self) -> Memory | None:
+        """Memory now; None where no thread has the address space any more, which proves nothing."""
+        found = procfs.address_space(self.proc)
+        return None if found is None else found[1]
+
+
+def _pid_of(pidfd: int) -> int:
+    """``Pid`` of the pidfd's fdinfo: -1 when reaped, 0 when not of this PID namespace; pidfd_open(2)."""
+    with open(f"/proc/self/fdinfo/{pidfd}", "rb") as info:
+        return next(int(line[4:]) for line in info if line.startswith(b"Pid:"))
+
+
+def _leader_of(tid: int) -> int:
+    proc = procfs.open_process(tid)
+    try:
+        return procfs.status(proc).tgid
+    finally:
+        os.close(proc)

@@ -1,0 +1,217 @@
+"""Readers of /proc. Only files that cannot block on a victim: ``stat``, ``status``, ``cgroup``, ``comm``, ``wchan``.
+
+``smaps``, ``maps``, ``cmdline`` and ``environ`` take the address space's lock or pin it, so reading them can hang the agent or keep
+the very memory that it is to free (DESIGN: "RSS 0 is no proof").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+PAGE_SIZE: Final = os.sysconf("SC_PAGESIZE")
+
+# linux/sched.h
+_PF_EXITING: Final = 0x00000004
+_PF_SIGNALED: Final = 0x00000400
+_PF_KTHREAD: Final = 0x00200000
+_SIGKILL_BIT: Final = 1 << 8
+
+
+class ProcessGoneError(Exception):
+    """The process does not exist any more, or not yet another time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What proc_pid_stat(5) says of a process. ``start_time`` in clock ticks since boot."""
+
+    pid: int
+    comm: str
+    state: str
+    ppid: int
+    flags: int
+    threads: int
+    start_time: int
+
+    @property
+    def kernel_thread(self) -> bool:
+        """PF_KTHREAD."""
+        return bool(self.flags & _PF_KTHREAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Memory of one address space in bytes, the ``Rss*``, ``VmSwap``, ``HugetlbPages`` and ``VmPTE`` of proc_pid_status(5)."""
+
+    anon: int
+    file: int
+    shmem: int
+    swap: int
+    hugetlb: int
+    page_table: int
+
+    @property
+    def reclaimable(self) -> int:
+        """What reaping gives back: private anonymous memory and its swap."""
+        return self.anon + self.swap
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What proc_pid_status(5) says of a thread. ``memory`` is None where the thread has no address space (any more)."""
+
+    tgid: int
+    uid: int
+    memory: Memory | None
+    core_dumping: bool
+    sigkill_pending: bool
+
+
+def open_process(pid: int) -> int:
+    """Open ``/proc/PID`` as a directory fd: bound to this very process, it never shows a later one with the same pid.
+
+    Raises ProcessGoneError.
+    """
+    try:
+        return os.open(f"/proc/{pid}", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessGoneError from None
+
+
+def read(proc: int, name: str) -> bytes:
+    """Read one file below a directory fd of open_process(). Raises ProcessGoneError; PermissionError."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        try:
+            return os.read(fd, 65536)
+        finally:
+            os.close(fd)
+    except (FileNotFoundError, ProcessLookupError):
+        raise ProcessGoneError from None
+
+
+def stat(proc: int, prefix: str = "") -> Stat:
+    """Read ``stat`` of a process, or of one thread with ``prefix="task/TID/"``. Raises ProcessGoneError."""
+    raw = read(proc, prefix + "stat")
+    # The name may contain blanks and parentheses: it ends at the last one.
+    head, _, tail = raw.rpartition(b")")
+    pid, _, comm = head.partition(b" (")
+    fields = tail.split()
+    return Stat(
+        pid=int(pid),
+        comm=comm.decode("utf-8", "replace"),
+        state=fields[0].decode(),
+        ppid=int(fields[1]),
+        flags=int(fields[6]),
+        threads=int(fields[17]),
+        start_time=int(fields[19]),
+    )
+
+
+def status(proc: int, prefix: str = "") -> Status:
+    """Read ``status`` of a process, or of one thread with ``prefix="task/TID/"``. Raises ProcessGoneError."""
+    fields = {name: value for name, _, value in (line.partition(b":\t") for line in read(proc, prefix + "status").split(b"\n"))}
+
+    def size(name: bytes) -> int:
+        return int(fields[name].split()[0]) * 1024 if name in fields else 0
+
+    memory = None
+    if b"RssAnon" in fields:
+        memory = Memory(
+            anon=size(b"RssAnon"),
+            file=size(b"RssFile"),
+            shmem=size(b"RssShmem"),
+            swap=size(b"VmSwap"),
+            hugetlb=size(b"HugetlbPages"),
+            page_table=size(b"VmPTE"),
+        )
+    pending = int(fields.get(b"SigPnd", b"0"), 16) | int(fields.get(b"ShdPnd", b"0"), 16)
+    return Status(
+        tgid=int(fields[b"Tgid"]),
+        uid=int(fields[b"Uid"].split()[1]),
+        memory=memory,
+        core_dumping=fields.get(b"CoreDumping", b"0").strip() == b"1",
+        sigkill_pending=bool(pending & _SIGKILL_BIT),
+    )
+
+
+def thread_ids(proc: int) -> list[int]:
+    """List the threads of a process, empty when it is gone."""
+    try:
+        fd = os.open("task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=proc)
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+    try:
+        return [int(name) for name in os.listdir(fd)]
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+
+
+def thread_statuses(proc: int) -> Iterator[tuple[int, Status]]:
+    """Read ``status`` of each thread that still exists, with its id."""
+    for tid in thread_ids(proc):
+        with contextlib.suppress(ProcessGoneError):
+            yield tid, status(proc, f"task/{tid}/")
+
+
+def address_space(proc: int) -> tuple[int, Memory] | None:
+    """Find a thread that still has the address space, with the memory in it; None where none has.
+
+    A leader that has exited shows no memory while its threads live on, so every thread is asked until one answers. None is no proof
+    that memory is back: from exit_mm() on no thread shows it, long before it is free.
+    """
+    try:
+        leader = status(proc)
+    except ProcessGoneError:
+        return None
+    if leader.memory is not None:
+        return leader.tgid, leader.memory
+    return next(((tid, found.memory) for tid, found in thread_statuses(proc) if found.memory is not None), None)
+
+
+def core_dumping(proc: int) -> bool:
+    """Whether the process dumps core: CoreDumping of any thread that has the address space (Linux 4.15)."""
+    return any(found.core_dumping for _, found in thread_statuses(proc))
+
+
+def dying(proc: int) -> bool:
+    """Whether death has begun: SIGKILL pending, killed by a signal, or every thread exiting. For where the kernel's own word is missing."""
+    exiting = True
+    for tid, found in thread_statuses(proc):
+        if found.sigkill_pending:
+            return True
+        with contextlib.suppress(ProcessGoneError):
+            flags = stat(proc, f"task/{tid}/").flags
+            if flags & _PF_SIGNALED:
+                return True
+            exiting = exiting and bool(flags & _PF_EXITING)
+    return exiting
+
+
+def waiting(proc: int) -> tuple[str, str]:
+    """State letter and wait channel of the thread that most likely keeps the process: the first in D, else the first.
+
+    Both empty where the process is gone; the wait channel is empty where it may not be known (kernel.kptr_restrict, no CAP_SYS_PTRACE).
+    """
+    chosen: tuple[str, str] = ("", "")
+    for tid in thread_ids(proc)[:1024]:
+        with contextlib.suppress(ProcessGoneError, OSError):
+            state = stat(proc, f"task/{tid}/").state
+            if chosen[0] and state != "D":
+                continue
+            channel = read(proc, f"task/{tid}/wchan").decode("ascii", "replace")
+            chosen = (state, "" if channel == "0" else channel)
+            if state == "D":
+                break
+    return chosen
+
+
+def pids() -> list[int]:
+    """List the pids of this PID namespace, in ascending order."""
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())

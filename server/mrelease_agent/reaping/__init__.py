@@ -1,0 +1,1 @@
+"""Killing, releasing and proving: one process, the reaper threads, the errno table, verdicts."""

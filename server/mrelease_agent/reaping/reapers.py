@@ -1,0 +1,147 @@
+"""Reaper threads: where calls into the kernel that may block without bound are made, never on the event loop.
+
+process_mrelease(2) waits for the victim's mmap_lock and only SIGKILL to the caller would wake it, so a thread can be lost to it. One
+that is at work on a call for longer than ``STUCK_AFTER`` counts as stuck and is replaced, up to a bound; it retires when its call returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+#: Seconds in one call after which a thread counts as stuck. Reaping runs at some 10 GiB/s: even a huge victim only costs a spare thread.
+STUCK_AFTER: Final = 1.0
+
+
+class _Job(Generic[T]):
+    def __init__(self, call: Callable[[], T], cleanup: Callable[[], None]) -> None:
+        self.call = call
+        self.cleanup = cleanup
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[T] = self.loop.create_future()
+        self.started = False
+        self.cancelled = False
+        self.ended = False
+        self.replaced = False
+
+    def finish(self, result: T | None, error: BaseException | None) -> None:
+        if self.future.done():
+            return
+        if error is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)  # type: ignore[arg-type]
+
+
+class Reapers:
+    """A pool of daemon threads, all made at once: memory for a new thread may be missing when it is needed."""
+
+    def __init__(self, threads: int, max_stuck: int) -> None:
+        self._threads = threads
+        self._max_stuck = max_stuck
+        self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._live = self._busy = self._stuck = 0
+        for _ in range(threads):
+            self._start_thread()
+
+    def states(self) -> Mapping[str, int]:
+        """Number of threads by state: ``idle``, ``busy``, ``stuck``."""
+        with self._lock:
+            return {"idle": max(0, self._live - self._busy), "busy": self._busy - self._stuck, "stuck": self._stuck}
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every thread is stuck and the bound on replacements is reached."""
+        with self._lock:
+            return self._stuck >= self._threads + self._max_stuck
+
+    async def run(self, call: Callable[[], T], timeout: float, cleanup: Callable[[], None] = lambda: None) -> T:
+        """Run ``call`` on a thread; ``cleanup`` runs once when the call has returned or is known never to start, also long after.
+
+        Raises TimeoutError after ``timeout`` seconds: a call that has not started never will, one in the kernel goes on there.
+        """
+        job = _Job(call, cleanup)
+        watch = job.loop.call_later(STUCK_AFTER, self._watch, job)
+        self._jobs.put(job)
+        try:
+            return await asyncio.wait_for(asyncio.shield(job.future), timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError from None
+        finally:
+            if not job.future.done():
+                with self._lock:
+                    job.cancelled = not job.started
+                if job.cancelled:
+                    cleanup()
+                    watch.cancel()
+                else:
+                    # Nobody waits any more: its error, if any, was somebody else's to see.
+                    job.future.add_done_callback(lambda future: future.cancelled() or future.exception())
+            else:
+                watch.cancel()
+
+    def close(self) -> None:
+        """Let idle threads end. Stuck ones end with the process: they are daemons."""
+        with self._lock:
+            count = self._live
+        for _ in range(count):
+            self._jobs.put(None)
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            self._live += 1
+        try:
+            threading.Thread(target=self._work, name="reaper", daemon=True).start()
+        except RuntimeError:  # no memory or RLIMIT_NPROC: the pool is smaller, the others go on
+            with self._lock:
+                self._live -= 1
+
+    def _watch(self, job: _Job[Any]) -> None:
+        """On the event loop, STUCK_AFTER seconds after a job was queued: replace its thread if it is in the call."""
+        if job.future.done():
+            return
+        with self._lock:
+            if job.cancelled or job.ended:
+                return
+            if not job.started:
+                job.loop.call_later(STUCK_AFTER, self._watch, job)
+                return
+            job.replaced = True
+            self._stuck += 1
+            replace = self._live < self._threads + self._max_stuck
+        if replace:
+            self._start_thread()
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            with self._lock:
+                if job.cancelled:
+                    continue
+                job.started = True
+                self._busy += 1
+            result, error = None, None
+            try:
+                result = job.call()
+            except BaseException as raised:
+                error = raised
+            job.cleanup()
+            with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
+                job.loop.call_soon_threadsafe(job.finish, result, error)
+            with self._lock:
+                job.ended = True
+                self._busy -= 1
+                if job.replaced:
+                    self._stuck -= 1
+                if self._live > self._threads + self._stuck:
+                    self._live -= 1
+                    return
+            del job, result, error
+        with self._lock:
+            self._live -= 1

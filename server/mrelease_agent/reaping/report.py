@@ -1,0 +1,46 @@
+"""What an operation on one process found out: plain values, turned into the contract's messages by the rpc room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mrelease_agent.linux.process import Identity
+from mrelease_agent.linux.procfs import Memory
+from mrelease_agent.reaping.outcome import Outcome, Proof, Step, Unreleased
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done with one process. Times in seconds."""
+
+    kill: bool
+    wait_for_exit: bool
+    timeout: float
+    reap_delay: float
+
+
+@dataclass(slots=True)
+class Report:
+    """The result for one process, filled in while the operation goes on. Times in seconds; ``kill_time`` since the epoch."""
+
+    process: Identity
+    outcome: Outcome = Outcome.HELD
+    step: Step = Step.RESOLVE
+    errno: int = 0
+    before: Memory | None = None
+    after: Memory | None = None
+    released: int = 0
+    proof: Proof = Proof.NONE
+    unreleased: dict[Unreleased, int] = field(default_factory=dict[Unreleased, int])
+    kill_time: float = 0.0
+    release_duration: float | None = None
+    exit_duration: float | None = None
+    attempts: int = 0
+    cause: str = ""
+    remedy: str = ""
+    state: str = ""
+    wchan: str = ""
+    sharers: list[int] = field(default_factory=list[int])
+    cgroup_path: str | None = None
+    cgroup_before: int = 0
+    cgroup_after: int = 0

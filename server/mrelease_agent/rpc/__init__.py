@@ -1,0 +1,1 @@
+"""The contract served: services, validation, errors, where they listen."""

@@ -1,0 +1,65 @@
+"""Errors that stop a whole request, and how they reach the caller: a gRPC status with exactly one google.rpc.ErrorInfo."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import grpc
+
+from mrelease import _status
+from mrelease.v1 import error_reason_pb2
+
+_Reason = error_reason_pb2.ErrorReason
+_INVALID, _PRECONDITION, _DENIED = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
+_EXHAUSTED, _UNAVAILABLE = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE
+
+#: Status code of each reason: the contract's error_reason.proto says the same in words, and a test compares them.
+CODES: Mapping[error_reason_pb2.ErrorReason.ValueType, grpc.StatusCode] = {
+    _Reason.ERROR_REASON_INVALID_FIELD: _INVALID,
+    _Reason.ERROR_REASON_NODE_MISMATCH: _PRECONDITION,
+    _Reason.ERROR_REASON_PROCESS_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    _Reason.ERROR_REASON_IDENTITY_MISMATCH: _PRECONDITION,
+    _Reason.ERROR_REASON_PROTECTED: _DENIED,
+    _Reason.ERROR_REASON_KERNEL_THREAD: _PRECONDITION,
+    _Reason.ERROR_REASON_NOT_PERMITTED: _DENIED,
+    _Reason.ERROR_REASON_NOT_DYING: _PRECONDITION,
+    _Reason.ERROR_REASON_FEATURE_UNAVAILABLE: _PRECONDITION,
+    _Reason.ERROR_REASON_REAPERS_EXHAUSTED: _EXHAUSTED,
+    _Reason.ERROR_REASON_AGENT_LIMIT: _EXHAUSTED,
+    _Reason.ERROR_REASON_SHUTTING_DOWN: _UNAVAILABLE,
+    _Reason.ERROR_REASON_INTERNAL: grpc.StatusCode.INTERNAL,
+    _Reason.ERROR_REASON_UNKNOWN_METHOD: grpc.StatusCode.UNIMPLEMENTED,
+}
+#: Seconds after which a caller is invited to try again, google.rpc.RetryInfo.
+_RETRY_AFTER: Mapping[error_reason_pb2.ErrorReason.ValueType, float] = {
+    _Reason.ERROR_REASON_REAPERS_EXHAUSTED: 5.0,
+    _Reason.ERROR_REASON_AGENT_LIMIT: 1.0,
+    _Reason.ERROR_REASON_SHUTTING_DOWN: 2.0,
+}
+
+
+class RpcError(Exception):
+    """A request that is answered with an error; ``message`` and ``metadata`` are written for the caller to read."""
+
+    def __init__(self, reason: error_reason_pb2.ErrorReason.ValueType, message: str, remedy: str, **metadata: str | int) -> None:
+        super().__init__(message)
+        self.code = CODES[reason]
+        self.message = f"{message}: {remedy}" if remedy else message
+        self.details = _status.ErrorDetails(
+            reason=_status.reason_name(reason),
+            metadata={"remedy": remedy, **{key: str(value) for key, value in metadata.items()}},
+            retry_after=_RETRY_AFTER.get(reason),
+        )
+
+    def trailers(self) -> tuple[tuple[str, bytes], ...]:
+        """Trailing metadata with the serialized google.rpc.Status."""
+        return ((_status.TRAILER, _status.encode(self.code, self.message, self.details)),)
+
+
+def invalid(field: str, problem: str, remedy: str) -> RpcError:
+    """INVALID_ARGUMENT that names ``field`` by its path in the request."""
+    return RpcError(_Reason.ERROR_REASON_INVALID_FIELD, f"{field} {problem}", remedy, field=field)

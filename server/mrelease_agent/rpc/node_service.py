@@ -1,0 +1,99 @@
+"""NodeService: what runs here, and what the agent can do here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+
+import grpc
+import grpc.aio
+
+import mrelease_agent
+from mrelease.v1 import node_service_pb2, node_service_pb2_grpc, result_pb2
+from mrelease_agent.guard.protected import protection
+from mrelease_agent.linux import node as linux_node
+from mrelease_agent.linux.capabilities import Capabilities, Feature
+from mrelease_agent.linux.procfs import ProcessGoneError
+from mrelease_agent.rpc import convert, validate
+from mrelease_agent.rpc.errors import invalid
+from mrelease_agent.targets.listing import Row, identify, processes
+
+_DEFAULT_PAGE = 50
+
+
+class NodeService(node_service_pb2_grpc.NodeServiceServicer):
+    """Serves GetNode and ListProcesses."""
+
+    def __init__(self, node: result_pb2.NodeIdentity, capabilities: Capabilities) -> None:
+        self._identity = node
+        self._capabilities = capabilities
+        self._started = convert.timestamp(time.time())
+
+    async def GetNode(  # noqa: N802 -- the contract's name
+        self,
+        request: node_service_pb2.GetNodeRequest,  # noqa: ARG002
+        context: grpc.aio.ServicerContext[node_service_pb2.GetNodeRequest, node_service_pb2.GetNodeResponse],  # noqa: ARG002
+    ) -> node_service_pb2.GetNodeResponse:
+        """Describe the node, see node_service.proto."""
+        system = os.uname()
+        node = node_service_pb2.Node(
+            identity=self._identity,
+            kernel_release=system.release,
+            machine=system.machine,
+            agent_version=mrelease_agent.version(),
+            agent_start_time=self._started,
+            agent_uid=os.geteuid(),
+            capabilities=[convert.capability(found) for found in self._capabilities],
+            memory=convert.node_memory(linux_node.memory()),
+        )
+        return node_service_pb2.GetNodeResponse(node=node)
+
+    async def ListProcesses(  # noqa: N802 -- the contract's name
+        self,
+        request: node_service_pb2.ListProcessesRequest,
+        context: grpc.aio.ServicerContext[  # noqa: ARG002
+            node_service_pb2.ListProcessesRequest, node_service_pb2.ListProcessesResponse
+        ],
+    ) -> node_service_pb2.ListProcessesResponse:
+        """List processes, see node_service.proto."""
+        uid = request.uid if request.HasField("uid") else None
+        validate.page(request.page_size, uid)
+        after = _cursor(request.page_token)
+        size = request.page_size or _DEFAULT_PAGE
+        # A thousand processes cost some 40 ms of reading: not on the event loop.
+        rows = await asyncio.to_thread(processes, uid)
+        rest = [row for row in rows if after is None or row.order > after]
+        response = node_service_pb2.ListProcessesResponse(node=self._identity)
+        for row in rest[:size]:
+            with contextlib.suppress(ProcessGoneError):
+                response.processes.append(self._info(row))
+        if len(rest) > size:
+            largest, pid = rest[size - 1].order
+            response.next_page_token = f"{-largest}.{pid}"
+        return response
+
+    def _info(self, row: Row) -> node_service_pb2.ProcessInfo:
+        found = identify(row)
+        return node_service_pb2.ProcessInfo(
+            process=convert.process_target(found.identity, inode_known=self._capabilities.has(Feature.PIDFD_INODE)),
+            command=found.identity.command,
+            uid=row.uid,
+            state=found.stat.state,
+            threads=found.stat.threads,
+            memory=convert.process_memory(row.memory),
+            reclaimable_bytes=row.memory.reclaimable,
+            cgroup=found.cgroup,
+            protection=protection(found.stat) or "",
+        )
+
+
+def _cursor(token: str) -> tuple[int, int] | None:
+    """A page token as the order of the last row before the page. Raises RpcError (INVALID_ARGUMENT)."""
+    if not token:
+        return None
+    size, _, pid = token.partition(".")
+    if not (size.isdecimal() and pid.isdecimal() and size.isascii() and pid.isascii() and len(token) <= 64):
+        raise invalid("page_token", "was not made by this agent", "use next_page_token of the previous page, or start without one")
+    return -int(size), int(pid)

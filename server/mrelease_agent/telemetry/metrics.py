@@ -1,0 +1,147 @@
+"""What the agent counts. Without ``http_listen`` nobody can read it, and ``Metrics`` counts nothing and imports nothing."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+if TYPE_CHECKING:
+    from prometheus_client.core import GaugeMetricFamily
+
+#: Upper bounds of the step histogram in seconds: from one reaped small process to the longest wait that is still of use.
+BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+Step = Literal["resolve", "kill", "release", "exit", "total"]
+REAPER_STATES: Final = ("busy", "idle", "stuck")
+#: What process_mrelease(2) is known to fail with; others appear when they occur.
+ERRNOS: Final = ("EAGAIN", "EBADF", "EINTR", "EINVAL", "ENOSYS", "EPERM", "ESRCH")
+_MEMINFO: Final = {
+    "MemTotal": "total",
+    "MemFree": "free",
+    "MemAvailable": "available",
+    "SwapTotal": "swap_total",
+    "SwapFree": "swap_free",
+}
+#: Label for what a caller or a newer kernel made up: a label's values must be few.
+_OTHER: Final = "other"
+
+
+class Metrics:
+    """Counts nothing: what the core is given where metrics are off."""
+
+    def request(self, method: str, code: str) -> None:
+        """Count an answered call: ``method`` such as KillAndRelease, ``code`` such as OK or NOT_FOUND."""
+
+    def outcome(self, method: str, outcome: str, released_bytes: int) -> None:
+        """Count a process by its outcome, such as RELEASED, and the bytes proven back."""
+
+    def step(self, step: Step, seconds: float) -> None:
+        """Record how long a step of one process took."""
+
+    def syscall_error(self, errno_name: str) -> None:
+        """Count a process_mrelease(2) that failed, by the name of its errno."""
+
+    def exposition(self) -> bytes:
+        """All metrics in the Prometheus text format 0.0.4."""
+        return b""
+
+
+class PrometheusMetrics(Metrics):
+    """Counts with prometheus-client, in a registry of its own. Every series exists from the start, with 0.
+
+    ``reaper_states`` (thread counts by ``REAPER_STATES``) and ``operations`` (in flight) are called at each scrape, on the HTTP
+    server's threads. ``capabilities`` says by feature what works on this node.
+    """
+
+    def __init__(
+        self,
+        *,
+        reaper_states: Callable[[], Mapping[str, int]],
+        operations: Callable[[], int],
+        capabilities: Mapping[str, bool],
+        version: str,
+    ) -> None:
+        import grpc
+        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
+
+        from mrelease.v1 import node_service_pb2, outcome_pb2, release_service_pb2
+
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = registry = CollectorRegistry()
+        calls = Counter("mrelease_requests", "Calls answered, by gRPC method and status code.", ("method", "code"), registry=registry)
+        outcomes = Counter(
+            "mrelease_outcomes", "Processes of killing and releasing calls, by outcome.", ("method", "outcome"), registry=registry
+        )
+        self._released = Counter("mrelease_released_bytes", "Anonymous memory and swap proven back.", registry=registry)
+        steps = Histogram(
+            "mrelease_step_duration_seconds", "Time of each step for one process.", ("step",), registry=registry, buckets=BUCKETS
+        )
+        errors = Counter("mrelease_process_mrelease_errors", "Failed process_mrelease(2) calls, by errno.", ("errno",), registry=registry)
+        Gauge("mrelease_build_info", "Version of the agent; always 1.", ("version",), registry=registry).labels(version).set(1)
+        works = Gauge("mrelease_capability", "Whether the agent can do this on this node: 1 or 0.", ("feature",), registry=registry)
+        for feature, available in capabilities.items():
+            works.labels(feature).set(int(available))
+        registry.register(_Pulled(reaper_states, operations))
+        ProcessCollector(registry=registry)
+
+        release = [method.name for method in release_service_pb2.DESCRIPTOR.services_by_name["ReleaseService"].methods]
+        node = [method.name for method in node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].methods]
+        names = [name.removeprefix("OUTCOME_") for name in outcome_pb2.Outcome.keys()[1:]]
+        self._calls = {(m, c): calls.labels(m, c) for m in (*release, *node, _OTHER) for c in (*grpc.StatusCode.__members__, _OTHER)}
+        self._outcomes = {(m, o): outcomes.labels(m, o) for m in (*release, _OTHER) for o in (*names, _OTHER)}
+        self._steps = {step: steps.labels(step) for step in get_args(Step)}
+        self._errors = errors
+        for name in ERRNOS:
+            errors.labels(name)
+
+    def request(self, method: str, code: str) -> None:
+        """Count an answered call; a method or code that is not the contract's is counted as ``other``."""
+        known = (method if (method, _OTHER) in self._calls else _OTHER, code if (_OTHER, code) in self._calls else _OTHER)
+        self._calls[known].inc()
+
+    def outcome(self, method: str, outcome: str, released_bytes: int) -> None:
+        """Count a process and its bytes."""
+        known = (method if (method, _OTHER) in self._outcomes else _OTHER, outcome if (_OTHER, outcome) in self._outcomes else _OTHER)
+        self._outcomes[known].inc()
+        self._released.inc(max(released_bytes, 0))
+
+    def step(self, step: Step, seconds: float) -> None:
+        """Record a step's time."""
+        self._steps[step].observe(seconds)
+
+    def syscall_error(self, errno_name: str) -> None:
+        """Count a failed system call."""
+        self._errors.labels(errno_name if hasattr(errno, errno_name) else _OTHER).inc()
+
+    def exposition(self) -> bytes:
+        """All metrics in the Prometheus text format 0.0.4."""
+        from prometheus_client import generate_latest
+
+        return generate_latest(self.registry)
+
+
+class _Pulled:
+    """Gauges that are read when somebody asks."""
+
+    def __init__(self, reaper_states: Callable[[], Mapping[str, int]], operations: Callable[[], int]) -> None:
+        self._reaper_states = reaper_states
+        self._operations = operations
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        states = self._reaper_states()
+        threads = GaugeMetricFamily("mrelease_reaper_threads", "Threads that call process_mrelease(2), by state.", labels=["state"])
+        for state in REAPER_STATES:
+            threads.add_metric([state], states.get(state, 0))
+        yield threads
+        yield GaugeMetricFamily("mrelease_operations_in_flight", "Operations that have not ended.", value=self._operations())
+        memory = GaugeMetricFamily(
+            "mrelease_node_memory_bytes", "Memory of the node, proc_meminfo(5). Context, not proof.", labels=["kind"]
+        )
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                name, _, rest = line.partition(":")
+                if name in _MEMINFO:
+                    memory.add_metric([_MEMINFO[name]], int(rest.split()[0]) * 1024)
+        yield memory

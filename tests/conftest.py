@@ -1,0 +1,42 @@
+"""What every test can ask for: an agent, a client of it, and a skip where this machine cannot make what a test needs."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+from mrelease import Client
+from support.agent import Agent, running_agent
+from support.lab import Unavailable
+
+
+@pytest.fixture(scope="session")
+def agent(tmp_path_factory: pytest.TempPathFactory) -> Generator[Agent, None, None]:
+    """An agent with its defaults, shared by all tests that do not change it."""
+    with running_agent(tmp_path_factory.mktemp("agent", numbered=True) / "run", "--max-timeout", "10m") as started:
+        yield started
+
+
+@pytest.fixture
+def node(agent: Agent) -> Generator[Client, None, None]:
+    """A client of the shared agent."""
+    with agent.client() as client:
+        yield client
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path) -> Path:
+    """A directory for an agent of the test's own."""
+    return tmp_path / "run"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, None, None]:
+    """What the lab cannot make here is a skip that says why."""
+    del item
+    try:
+        return (yield)
+    except Unavailable as why:
+        pytest.skip(str(why))
