@@ -17,7 +17,7 @@ test: .venv/.dev ## every test that this machine can run (ARGS="-k name" chooses
 
 .PHONY: bench
 bench: .venv/.dev ## measure against kill(2) and C, write docs/performance.md and its pictures
-	$(BIN)/python -m bench $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 .PHONY: lint
 lint: .venv/.dev ## ruff, mypy, pyright, buf

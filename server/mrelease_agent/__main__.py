@@ -17,7 +17,10 @@ def main() -> None:
     # Before gRPC: the probes fork, and a fork of a process with threads may not do much.
     from mrelease_agent.linux.capabilities import probe
 
-    capabilities = probe(nice=config.nice)
+    try:
+        capabilities = probe(nice=config.nice)
+    except OSError as error:
+        sys.exit(_complain(f"this kernel or sandbox has no pidfds ({error.strerror}), and nothing is killed without: Linux 5.15 has", 1))
 
     import asyncio
 

@@ -15,7 +15,7 @@ import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1._async import HealthServicer
 
-import mrelease_agent
+from mrelease._version import VERSION
 from mrelease.v1 import node_service_pb2_grpc, release_service_pb2_grpc, result_pb2
 from mrelease_agent.config import Config
 from mrelease_agent.linux import node as linux_node
@@ -52,7 +52,7 @@ async def run(config: Config, capabilities: Capabilities) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serve(config, capabilities) as endpoint:
-        event(_log, logging.INFO, "serving", listen=endpoint.listen, pid=os.getpid(), version=mrelease_agent.version())
+        event(_log, logging.INFO, "serving", listen=endpoint.listen, pid=os.getpid(), version=VERSION)
         for found in capabilities:
             if not found.available:
                 event(_log, logging.WARNING, "capability off", feature=found.feature.name, why=found.reason, remedy=found.remedy)
@@ -78,7 +78,7 @@ async def serve(config: Config, capabilities: Capabilities, call: Syscall = proc
             reaper_states=reapers.states,
             operations=lambda: len(operations),
             capabilities={found.feature.name.lower(): found.available for found in capabilities},
-            version=mrelease_agent.version(),
+            version=VERSION,
         )
     identity = result_pb2.NodeIdentity(name=config.node_name, boot_id=linux_node.boot_id())
     settings = Settings(config.reap_delay, config.default_timeout, config.max_timeout)

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
-import mrelease_agent
+from mrelease._version import VERSION
 from mrelease_agent.config.schema import Key, keys
 from mrelease_agent.config.values import ConfigError, format_duration, quote, suggest
 
@@ -148,7 +148,7 @@ class _Parser(argparse.ArgumentParser):
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        sys.stdout.write(f"mrelease-agent {mrelease_agent.version()}\n")
+        sys.stdout.write(f"mrelease-agent {VERSION}\n")
         parser.exit()
 
 

@@ -10,7 +10,7 @@ import time
 import grpc
 import grpc.aio
 
-import mrelease_agent
+from mrelease._version import VERSION
 from mrelease.v1 import node_service_pb2, node_service_pb2_grpc, result_pb2
 from mrelease_agent.guard.protected import protection
 from mrelease_agent.linux import node as linux_node
@@ -42,7 +42,7 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
             identity=self._identity,
             kernel_release=system.release,
             machine=system.machine,
-            agent_version=mrelease_agent.version(),
+            agent_version=VERSION,
             agent_start_time=self._started,
             agent_uid=os.geteuid(),
             capabilities=[convert.capability(found) for found in self._capabilities],

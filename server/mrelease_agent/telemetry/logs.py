@@ -13,6 +13,8 @@ import sys
 import time
 from typing import Any, Final, Literal, TextIO
 
+from mrelease_agent.telemetry.background import BackgroundStream
+
 #: Attribute of a LogRecord that carries the fields of ``event``.
 _FIELDS: Final = "mrelease_fields"
 _OWN_KEYS: Final = frozenset({"ts", "level", "msg", "logger", "exception"})
@@ -20,8 +22,11 @@ _BARE: Final = re.compile(r"[A-Za-z0-9_./:@%+,-]+", re.ASCII)
 
 
 def setup(format: Literal["text", "json"], level: str, stream: TextIO | None = None) -> None:  # noqa: A002 - named as in the configuration
-    """Send every logger's events of at least ``level`` (debug, info, warning, error) to ``stream`` (default: standard error)."""
-    handler = _Handler(stream or sys.stderr)
+    """Send every logger's events of at least ``level`` (debug, info, warning, error) to ``stream``.
+
+    Without ``stream``: to standard error, where a reader that does not keep up loses lines instead of stopping the agent.
+    """
+    handler: logging.Handler = _Handler(BackgroundStream(sys.stderr, _report_lost) if stream is None else stream)
     handler.setFormatter(_Json() if format == "json" else _Text())
     root = logging.getLogger()
     for old in root.handlers[:]:
@@ -29,6 +34,10 @@ def setup(format: Literal["text", "json"], level: str, stream: TextIO | None = N
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+
+
+def _report_lost(lines: int) -> None:
+    event(logging.getLogger("mrelease"), logging.WARNING, "log lines lost", lines=lines, why="standard error was not read")
 
 
 def event(logger: logging.Logger, level: int, message: str, /, *, exc_info: bool = False, **fields: object) -> None:
