@@ -1,1 +1,66 @@
-"""The SDK of mrelease."""
+"""When something must die so that its memory can be used: make the memory come back now, and prove it.
+
+>>> from mrelease import Client, Process
+>>> with Client() as node:
+...     result = node.kill_and_release(Process(4711), reason="preempted by job 99")
+
+The exceptions are drawn in ``mrelease.errors``.
+"""
+
+from mrelease import errors
+from mrelease._async_client import AsyncClient
+from mrelease._client import Client
+from mrelease._enums import Feature, Outcome, Proof, Step, UnreleasedCause, Verdict, Wait
+from mrelease._models import (
+    Capability,
+    CgroupMemory,
+    Node,
+    NodeMemory,
+    NodeRef,
+    Process,
+    ProcessInfo,
+    ProcessList,
+    ProcessMemory,
+    ProcessResult,
+    ReleaseResult,
+    Target,
+    Unreleased,
+)
+from mrelease._version import VERSION as __version__  # noqa: N811
+from mrelease.errors import AgentError, MreleaseError, NotReleased
+
+__all__ = [
+    # clients
+    "Client",
+    "AsyncClient",
+    # what to kill, where
+    "Target",
+    "Process",
+    "NodeRef",
+    "Wait",
+    # what became of it
+    "ReleaseResult",
+    "ProcessResult",
+    "Verdict",
+    "Outcome",
+    "Step",
+    "Proof",
+    "Unreleased",
+    "UnreleasedCause",
+    "ProcessMemory",
+    "CgroupMemory",
+    "NodeMemory",
+    # the node and its processes
+    "Node",
+    "Capability",
+    "Feature",
+    "ProcessList",
+    "ProcessInfo",
+    # errors
+    "errors",
+    "MreleaseError",
+    "AgentError",
+    "NotReleased",
+    # version of the SDK
+    "__version__",
+]

@@ -1,0 +1,111 @@
+"""The enums of the contract, with its numbers, and its names without their prefix; meanings are documented in ``proto/mrelease/v1``.
+
+A number that this version does not know, from a newer agent, reads as a value named ``UNKNOWN_<number>`` that keeps its number.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class _OpenEnum(IntEnum):
+    """An enum that takes numbers of the future, as proto3 enums do."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> _OpenEnum | None:
+        if not isinstance(value, int):
+            return None
+        unknown = int.__new__(cls, value)
+        unknown._name_ = f"UNKNOWN_{value}"
+        unknown._value_ = value
+        return unknown
+
+    def __str__(self) -> str:
+        return self._name_
+
+    def __format__(self, spec: str) -> str:
+        # IntEnum formats as a name or as a number depending on the Python version.
+        return format(self._name_, spec)
+
+
+class Outcome(_OpenEnum):
+    """What became of one process."""
+
+    UNSPECIFIED = 0
+    RELEASED = 1
+    EXITED = 2
+    PARTIAL = 3
+    HELD = 4
+    SHARED_MM = 5
+    CORE_DUMPING = 6
+    NOT_DYING = 7
+    NOT_FOUND = 8
+    IDENTITY_MISMATCH = 9
+    PROTECTED = 10
+    KERNEL_THREAD = 11
+    NOT_PERMITTED = 12
+    UNSUPPORTED = 13
+    VALIDATED = 14
+
+
+class Verdict(_OpenEnum):
+    """What became of the target as a whole: the worst of its processes' outcomes."""
+
+    UNSPECIFIED = 0
+    RELEASED = 1
+    EXITED = 2
+    PARTIAL = 3
+    HELD = 4
+    UNKNOWN = 5
+    VALIDATED = 6
+
+
+class Step(_OpenEnum):
+    """The step of the operation that decided an outcome."""
+
+    UNSPECIFIED = 0
+    RESOLVE = 1
+    GUARD = 2
+    KILL = 3
+    RELEASE = 4
+    EXIT = 5
+
+
+class Proof(_OpenEnum):
+    """What shows that the memory is back; UNSPECIFIED: nothing does."""
+
+    UNSPECIFIED = 0
+    RELEASE = 1
+    CGROUP = 2
+    EXIT = 3
+
+
+class Wait(_OpenEnum):
+    """What a request waits for before it is answered: the memory proven back, or also the exit of the process."""
+
+    UNSPECIFIED = 0
+    RELEASED = 1
+    EXITED = 2
+
+
+class UnreleasedCause(_OpenEnum):
+    """Why memory of a killed process is not given back by reaping."""
+
+    UNSPECIFIED = 0
+    HELD = 1
+    SHMEM = 2
+    HUGETLB = 3
+    SHARED_MM = 4
+    COPY_ON_WRITE = 5
+
+
+class Feature(_OpenEnum):
+    """What an agent may be able to do, depending on kernel and privileges."""
+
+    UNSPECIFIED = 0
+    PROCESS_MRELEASE = 1
+    PIDFD_INODE = 2
+    KILL_ANY_USER = 3
+    MEMORY_CGROUP = 4
+    COMPARE_MM = 5
+    RAISED_PRIORITY = 6

@@ -1,0 +1,237 @@
+"""What callers give and get: frozen values that mirror the messages of ``proto/mrelease/v1``, where each field is documented.
+
+Names are the contract's. Sizes are bytes, durations ``timedelta``, times ``datetime`` with a time zone; None where a field is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from mrelease import _text
+from mrelease._enums import Feature, Outcome, Proof, Step, UnreleasedCause, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process on the agent's node, as the agent's own PID namespace numbers it.
+
+    ``pid`` alone names whatever runs under that number when the request arrives. With ``pidfd_inode`` (Linux 6.9 or newer, unique until
+    the next boot) or, weaker, ``start_time_ticks`` (field 22 of proc_pid_stat(5)) a recycled pid raises ``IdentityMismatch`` instead of
+    being killed. ``list_processes`` gives targets that have all three.
+    """
+
+    pid: int
+    pidfd_inode: int | None = None
+    start_time_ticks: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.pid) if self.pidfd_inode is None else f"{self.pid}:{self.pidfd_inode}"
+
+
+#: What can be killed and released. Later versions add kinds (container, pod, cgroup).
+Target: TypeAlias = Process
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """A node in one boot: who answered and, as the argument ``node``, who is meant. An empty string is not compared."""
+
+    name: str = ""
+    boot_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessMemory:
+    """Memory of one process at one moment, from proc_pid_status(5)."""
+
+    anon_bytes: int = 0
+    file_bytes: int = 0
+    shmem_bytes: int = 0
+    swap_bytes: int = 0
+    hugetlb_bytes: int = 0
+    page_table_bytes: int = 0
+
+    @property
+    def reclaimable_bytes(self) -> int:
+        """What the death of the process gives back: anonymous memory and swap."""
+        return self.anon_bytes + self.swap_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupMemory:
+    """Charge of the memory cgroup in which the process was before it was killed."""
+
+    path: str
+    before_bytes: int
+    after_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodeMemory:
+    """Memory of the node at one moment, from proc_meminfo(5). Context, not proof: freed pages can stay on per-CPU lists."""
+
+    total_bytes: int
+    free_bytes: int
+    available_bytes: int
+    swap_total_bytes: int
+    swap_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unreleased:
+    """Memory that the death of a process does not give back, or has not yet."""
+
+    cause: UnreleasedCause
+    size_bytes: int
+
+    def __str__(self) -> str:
+        return f"{_text.size(self.size_bytes)} {self.cause}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessResult:
+    """What became of one process. ``str()`` is one line for people."""
+
+    process: Process
+    command: str
+    outcome: Outcome
+    step: Step
+    errno_name: str
+    errno_number: int
+    memory_before: ProcessMemory | None
+    memory_after: ProcessMemory | None
+    released_bytes: int
+    proof: Proof
+    unreleased: tuple[Unreleased, ...]
+    kill_time: datetime | None
+    release_duration: timedelta | None
+    exit_duration: timedelta | None
+    release_attempts: int
+    cause: str
+    remedy: str
+    state: str
+    wchan: str
+    sharing_pids: tuple[int, ...]
+    cgroup: CgroupMemory | None
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def __str__(self) -> str:
+        from mrelease._report import process_line
+
+        return process_line(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseResult:
+    """What became of a target, with the proof. ``str()`` is a table, one row a process, then what to do about what was not released."""
+
+    verdict: Verdict
+    released_bytes: int
+    processes: tuple[ProcessResult, ...]
+    node: NodeRef
+    node_memory_before: NodeMemory | None
+    node_memory_after: NodeMemory | None
+
+    @property
+    def is_released(self) -> bool:
+        """Whether all memory is proven back: the verdict is RELEASED or EXITED."""
+        return self.verdict in (Verdict.RELEASED, Verdict.EXITED)
+
+    def raise_unless_released(self) -> None:
+        """Raise ``NotReleased`` unless all memory is proven back. A dry run (VALIDATED) killed nothing and does not raise."""
+        if not self.is_released and self.verdict is not Verdict.VALIDATED:
+            from mrelease.errors import NotReleased
+
+            raise NotReleased(self)
+
+    def __str__(self) -> str:
+        from mrelease._report import result_text
+
+        return result_text(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Capability:
+    """One thing that the agent can or cannot do on its node, why, and what to change so that it can."""
+
+    feature: Feature
+    available: bool
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        note = " ".join(part for part in (self.reason, self.remedy) if part)
+        return f"{self.feature}: {'available' if self.available else 'not available'}" + (f" ({note})" if note else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node with its agent."""
+
+    identity: NodeRef
+    kernel_release: str
+    machine: str
+    agent_version: str
+    agent_start_time: datetime | None
+    agent_uid: int
+    capabilities: tuple[Capability, ...]
+    memory: NodeMemory | None
+
+    def can(self, feature: Feature) -> bool:
+        """Whether the agent can do this here; False also where it does not say."""
+        return any(c.available for c in self.capabilities if c.feature == feature)
+
+    def __str__(self) -> str:
+        return f"{self.identity.name}: Linux {self.kernel_release} {self.machine}, agent {self.agent_version} (uid {self.agent_uid})"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """One process as it was when it was listed."""
+
+    process: Process
+    command: str
+    uid: int
+    state: str
+    threads: int
+    memory: ProcessMemory
+    reclaimable_bytes: int
+    cgroup: str
+    protection: str
+
+    @property
+    def target(self) -> Process:
+        """What to kill exactly this process by."""
+        return self.process
+
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        return self.process.pid
+
+    def __str__(self) -> str:
+        return f"{self.process} {_text.printable(self.command)} {_text.size(self.reclaimable_bytes)}"
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessList:
+    """User processes of a node, the one whose death gives most memory back first. Iterates over ``processes``."""
+
+    processes: tuple[ProcessInfo, ...]
+    node: NodeRef
+
+    def __iter__(self) -> Iterator[ProcessInfo]:
+        return iter(self.processes)
+
+    def __len__(self) -> int:
+        return len(self.processes)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.processes))

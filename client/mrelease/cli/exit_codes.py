@@ -1,0 +1,82 @@
+"""What the exit code of ``mrelease`` says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import Final
+
+from mrelease import ReleaseResult, Verdict, errors
+
+
+class ExitCode(IntEnum):
+    """The codes; 130 is an interruption by the user (128 + SIGINT)."""
+
+    OK = 0
+    INTERNAL = 1
+    USAGE = 2
+    HELD = 3
+    REFUSED = 4
+    NOT_FOUND = 5
+    UNREACHABLE = 6
+    INCAPABLE = 7
+    INTERRUPTED = 130
+
+
+#: What each code means, for ``mrelease --help``.
+MEANINGS: Final[dict[ExitCode, str]] = {
+    ExitCode.OK: "all memory is back (RELEASED or EXITED); with --dry-run: every check passed",
+    ExitCode.INTERNAL: "a defect of mrelease or of the agent, or no valid answer",
+    ExitCode.USAGE: "the command line or the request is not valid",
+    ExitCode.HELD: "killed, but memory is not proven back, or it is not known whether it was killed",
+    ExitCode.REFUSED: "the agent does not kill or release this process; nothing was signalled",
+    ExitCode.NOT_FOUND: "no such process, its pid belongs to another one now, or another node answers",
+    ExitCode.UNREACHABLE: "no agent answers, or it has no capacity now; nothing was signalled",
+    ExitCode.INCAPABLE: "doctor: something that mrelease needs does not work on this node",
+    ExitCode.INTERRUPTED: "interrupted",
+}
+
+#: With several processes the code is the first of these that one of them has.
+WORST_FIRST: Final = (
+    ExitCode.INTERNAL,
+    ExitCode.HELD,
+    ExitCode.UNREACHABLE,
+    ExitCode.REFUSED,
+    ExitCode.NOT_FOUND,
+    ExitCode.USAGE,
+    ExitCode.OK,
+)
+
+# The first class that fits decides.
+_BY_ERROR: Final[tuple[tuple[type[errors.MreleaseError], ExitCode], ...]] = (
+    (errors.InvalidAddress, ExitCode.USAGE),
+    (errors.NotReleased, ExitCode.HELD),
+    (errors.InternalError, ExitCode.INTERNAL),
+    (errors.UnexpectedStatus, ExitCode.INTERNAL),
+    (errors.FeatureUnavailable, ExitCode.REFUSED),
+    (errors.InvalidRequest, ExitCode.USAGE),
+    (errors.WrongTarget, ExitCode.NOT_FOUND),
+    (errors.Refused, ExitCode.REFUSED),
+    (errors.Denied, ExitCode.REFUSED),
+    (errors.Unavailable, ExitCode.UNREACHABLE),
+)
+
+
+def of_error(error: errors.MreleaseError) -> ExitCode:
+    """The code of an error."""
+    for kind, code in _BY_ERROR:
+        if isinstance(error, kind):
+            return code
+    if isinstance(error, errors.OutcomeUnknown):
+        return ExitCode.UNREACHABLE if error.nothing_signalled else ExitCode.HELD
+    return ExitCode.INTERNAL
+
+
+def of_result(result: ReleaseResult) -> ExitCode:
+    """The code of a result."""
+    return ExitCode.OK if result.is_released or result.verdict is Verdict.VALIDATED else ExitCode.HELD
+
+
+def worst(codes: Iterable[ExitCode]) -> ExitCode:
+    """The code of several processes."""
+    return min(codes, key=WORST_FIRST.index, default=ExitCode.OK)

@@ -1,0 +1,41 @@
+"""What arguments may say: processes, durations, sizes. click shows the functions' names in its help."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Final
+
+import click
+
+from mrelease import Process
+
+_SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_POWER_OF_1024: Final = {"": 0, "b": 0, "k": 1, "kib": 1, "m": 2, "mib": 2, "g": 3, "gib": 3, "t": 4, "tib": 4}
+_NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
+_DAY = 86400
+
+
+def process(text: str) -> Process:
+    """``PID`` or ``PID:INODE``, as ``mrelease ps`` prints it: with the inode of its pidfd a recycled pid is refused."""
+    found = re.fullmatch(r"([0-9]{1,18})(?::([0-9]{1,18}))?", text)
+    if found is None or int(found[1]) == 0:
+        raise click.BadParameter(f"{text!r} is not a process id: expected PID or PID:INODE as `mrelease ps` prints it")
+    return Process(int(found[1]), pidfd_inode=int(found[2]) if found[2] else None)
+
+
+def duration(text: str) -> timedelta:
+    """A number with ``us``, ``ms``, ``s``, ``m`` or ``h``, up to a day; without a unit: seconds."""
+    found = _NUMBER.fullmatch(text)
+    seconds = float(found[1]) * _SECONDS[found[2]] if found and found[2] in _SECONDS else None
+    if seconds is None or seconds > _DAY:
+        raise click.BadParameter(f"{text!r} is not a duration up to a day: expected for example 500ms, 10s or 1m")
+    return timedelta(seconds=seconds)
+
+
+def size(text: str) -> int:
+    """A number with ``KiB``, ``MiB``, ``GiB`` or ``TiB``, or their first letters; without a unit: bytes."""
+    found = _NUMBER.fullmatch(text)
+    if found is None or found[2].lower() not in _POWER_OF_1024:
+        raise click.BadParameter(f"{text!r} is not a size: expected for example 512MiB or 1GiB")
+    return int(float(found[1]) * 1024 ** _POWER_OF_1024[found[2].lower()])

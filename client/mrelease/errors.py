@@ -1,0 +1,257 @@
+"""Everything that the SDK raises::
+
+    MreleaseError
+    |-- InvalidAddress            (also a ValueError) no address that a client can use
+    |-- NotReleased               ReleaseResult.raise_unless_released(): killed, but the memory is not proven back
+    `-- AgentError                a call failed
+        |-- InvalidRequest        INVALID_ARGUMENT
+        |   |-- InvalidField      a field is missing, out of range or not known to the agent
+        |   |-- FeatureUnavailable  the request relies on what the node's kernel cannot do
+        |   `-- UnknownMethod     UNIMPLEMENTED: the agent is older than this SDK, or no agent
+        |-- WrongTarget           NOT_FOUND: what was named is not there
+        |   |-- ProcessNotFound   no process has this pid
+        |   |-- IdentityMismatch  another process has this pid now
+        |   `-- NodeMismatch      another node, or another boot of it
+        |-- Refused               FAILED_PRECONDITION: the agent does not do this to this process
+        |   |-- Protected         the agent never kills it
+        |   |-- KernelThread      it cannot be killed
+        |   |-- NotPermitted      the agent's user may not signal it
+        |   `-- NotDying          release() was asked for a process that is alive
+        |-- Denied                this caller may not
+        |   |-- Unauthenticated   UNAUTHENTICATED
+        |   `-- PermissionDenied  PERMISSION_DENIED
+        |-- Unavailable           not now; nothing was signalled, so the same call may be made again
+        |   |-- Unreachable       UNAVAILABLE: no connection to an agent
+        |   |-- ShuttingDown      the agent is shutting down
+        |   |-- ReapersExhausted  every reaper thread is stuck in the kernel
+        |   `-- AgentLimit        the agent's process is at a limit
+        `-- OutcomeUnknown        the answer is missing: whether a process was killed is not known
+            |-- DeadlineExceeded  DEADLINE_EXCEEDED
+            |-- ConnectionLost    UNAVAILABLE after the request was sent
+            |-- Cancelled         CANCELLED
+            |-- AnswerTooLarge    RESOURCE_EXHAUSTED
+            |-- InternalError     INTERNAL: a defect of the agent
+            `-- UnexpectedStatus  every other status
+
+The names in capitals are statuses that come without details, as a proxy or gRPC itself makes them. The other classes stand for one
+``ErrorReason`` of the contract each. ``nothing_signalled`` says of every error whether the request certainly had no effect.
+"""
+
+# ruff: noqa: N818 - the tree reads like the contract: ProcessNotFound is the reason PROCESS_NOT_FOUND
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import grpc
+
+    from mrelease._models import ReleaseResult
+
+_ASK = "release() with the same target tells, and signals nothing; so does list_processes()"
+
+
+class MreleaseError(Exception):
+    """Base of all errors of the SDK."""
+
+
+class InvalidAddress(MreleaseError, ValueError):
+    """The text is no address of an agent, or one that this version does not serve."""
+
+
+class NotReleased(MreleaseError):
+    """A process was killed, and its memory is not proven back. ``result`` has the proof, the cause and the remedy of each process."""
+
+    def __init__(self, result: ReleaseResult) -> None:
+        super().__init__(result)
+        self.result = result
+
+    def __str__(self) -> str:
+        from mrelease._report import notes
+
+        lines = [line.strip() for process in self.result.processes for line in notes(process)]
+        return "; ".join([f"the verdict is {self.result.verdict}", *lines])
+
+
+class AgentError(MreleaseError):
+    """A call failed.
+
+    ``code`` is the gRPC status, ``reason`` the name of the ``ErrorReason`` (empty where the status came without details), ``metadata`` what
+    it names, ``remedy`` one sentence on what to do next, ``retry_after`` when to try again (None: no retry is invited).
+    ``nothing_signalled``: True where the call certainly killed nothing, False where that is not known.
+    """
+
+    #: What to do next where the agent does not say.
+    default_remedy: ClassVar[str] = ""
+    #: Whether errors of this class mean that the call had no effect.
+    is_harmless: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: grpc.StatusCode,
+        reason: str = "",
+        metadata: Mapping[str, str] = MappingProxyType({}),
+        remedy: str = "",
+        retry_after: timedelta | None = None,
+        nothing_signalled: bool | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.code = code
+        self.reason = reason
+        self.metadata = dict(metadata)
+        self.remedy = remedy or self.default_remedy
+        self.retry_after = retry_after
+        self.nothing_signalled = self.is_harmless if nothing_signalled is None else nothing_signalled
+
+    def __str__(self) -> str:
+        # An agent's message may end with its remedy.
+        return self.message if self.remedy in self.message else f"{self.message} ({self.remedy})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions are pickled by their positional arguments, which these do not have; job runners send them between processes.
+        return (_restore, (type(self), self.message), dict(self.__dict__))
+
+
+def _restore(kind: type[AgentError], message: str) -> AgentError:
+    return kind.__new__(kind, message)
+
+
+class InvalidRequest(AgentError):
+    """The agent cannot serve the request as it is. Nothing was signalled."""
+
+    default_remedy = "correct the request"
+
+
+class InvalidField(InvalidRequest):
+    """A field is missing, out of range or not known to this agent; ``metadata["field"]`` is its path."""
+
+
+class FeatureUnavailable(InvalidRequest):
+    """The request relies on what this node's kernel cannot do; ``metadata["feature"]``. ``get_node()`` says why."""
+
+
+class UnknownMethod(InvalidRequest):
+    """The server has no such method."""
+
+    default_remedy = "check that an mrelease agent listens there, and update it to the version of this SDK"
+
+
+class WrongTarget(AgentError):
+    """What was named is not there. Nothing was signalled."""
+
+    default_remedy = "list the processes again: list_processes()"
+
+
+class ProcessNotFound(WrongTarget):
+    """No process has this pid; ``metadata["pid"]``."""
+
+
+class IdentityMismatch(WrongTarget):
+    """Another process has this pid now; ``metadata`` names ``field``, ``expected``, ``actual``. The one that was meant is gone."""
+
+
+class NodeMismatch(WrongTarget):
+    """The request was meant for another node or another boot; ``metadata`` names ``field``, ``expected``, ``actual``."""
+
+    default_remedy = "find out where the process runs now: get_node() says who answers here"
+
+
+class Refused(AgentError):
+    """The agent does not do this to this process. Nothing was signalled."""
+
+    default_remedy = "choose another process"
+
+
+class Protected(Refused):
+    """The agent never kills this process; ``metadata["rule"]`` says by which rule."""
+
+
+class KernelThread(Refused):
+    """A kernel thread: it accepts SIGKILL and ignores it."""
+
+
+class NotPermitted(Refused):
+    """The kernel does not let the agent's user signal this process."""
+
+    default_remedy = "use an agent that runs as root or as the process's user"
+
+
+class NotDying(Refused):
+    """``release()`` was asked for a process that is alive, and it never kills."""
+
+    default_remedy = "use kill_and_release() to kill it"
+
+
+class Denied(AgentError):
+    """This caller may not make this call. Nothing was signalled."""
+
+    default_remedy = "check who is calling and what the agent's node allows"
+
+
+class Unauthenticated(Denied):
+    """The caller did not show who it is."""
+
+
+class PermissionDenied(Denied):
+    """The caller is known and may not make this call."""
+
+
+class Unavailable(AgentError):
+    """Not now. Nothing was signalled, so the same call may be made again, after ``retry_after`` where it is set."""
+
+    default_remedy = "try again later"
+
+
+class Unreachable(Unavailable):
+    """There was no connection to an agent."""
+
+    default_remedy = "start the agent (mrelease-agent) or name another one (MRELEASE_AGENT)"
+
+
+class ShuttingDown(Unavailable):
+    """The agent is shutting down."""
+
+
+class ReapersExhausted(Unavailable):
+    """Every reaper thread of the agent is stuck in the kernel."""
+
+
+class AgentLimit(Unavailable):
+    """The agent's process is at a limit; ``metadata["limit"]`` names it."""
+
+
+class OutcomeUnknown(AgentError):
+    """The answer is missing. Unless the call only read, it is not known whether a process was killed. Do not repeat it blindly."""
+
+    default_remedy = f"whether it was killed is not known: {_ASK}"
+    is_harmless = False
+
+
+class DeadlineExceeded(OutcomeUnknown):
+    """No answer by the deadline: the timeout of the request and 5 s. An operation that began runs to its end at the agent."""
+
+
+class ConnectionLost(OutcomeUnknown):
+    """The connection broke while the call was under way. An operation that began runs to its end while its agent lives."""
+
+
+class Cancelled(OutcomeUnknown):
+    """The call was cancelled. An operation that began runs to its end at the agent."""
+
+
+class AnswerTooLarge(OutcomeUnknown):
+    """The answer or the request is larger than gRPC lets through."""
+
+
+class InternalError(OutcomeUnknown):
+    """A defect of the agent; ``metadata["incident"]`` finds the line in its log."""
+
+
+class UnexpectedStatus(OutcomeUnknown):
+    """A status that no agent sends: something between the SDK and the agent made it, or the agent is broken."""

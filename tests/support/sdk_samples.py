@@ -1,0 +1,83 @@
+"""Sample values of the SDK, and messages with every field set."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+
+import mrelease
+
+GIB = 1 << 30
+
+MessageT = TypeVar("MessageT", bound=Message)
+
+
+def process_result(pid: int = 4711, **changes: Any) -> mrelease.ProcessResult:
+    """A process that was released, with what a test changes of it."""
+    fields: dict[str, Any] = {
+        "process": mrelease.Process(pid, pidfd_inode=99, start_time_ticks=7),
+        "command": "trainer",
+        "outcome": mrelease.Outcome.RELEASED,
+        "step": mrelease.Step.RELEASE,
+        "errno_name": "",
+        "errno_number": 0,
+        "memory_before": mrelease.ProcessMemory(anon_bytes=GIB),
+        "memory_after": mrelease.ProcessMemory(),
+        "released_bytes": GIB,
+        "proof": mrelease.Proof.RELEASE,
+        "unreleased": (),
+        "kill_time": None,
+        "release_duration": timedelta(milliseconds=13),
+        "exit_duration": timedelta(milliseconds=90),
+        "release_attempts": 1,
+        "cause": "",
+        "remedy": "",
+        "state": "",
+        "wchan": "",
+        "sharing_pids": (),
+        "cgroup": None,
+    }
+    return mrelease.ProcessResult(**(fields | changes))
+
+
+def release_result(*processes: mrelease.ProcessResult, verdict: mrelease.Verdict = mrelease.Verdict.RELEASED) -> mrelease.ReleaseResult:
+    """A result with these processes, or one that was released."""
+    processes = processes or (process_result(),)
+    released_bytes = sum(p.released_bytes for p in processes)
+    return mrelease.ReleaseResult(verdict, released_bytes, processes, mrelease.NodeRef("n7", "boot"), None, None)
+
+
+def full_message(kind: type[MessageT]) -> MessageT:
+    """A message with every field of every message in it set, each number different, each list with one entry."""
+    message = kind()
+    _fill(message, iter(range(1, 1000)))
+    return message
+
+
+def _fill(message: Message, numbers: Any) -> None:
+    if isinstance(message, Timestamp):
+        message.FromJsonString("2026-01-02T03:04:05.678900Z")
+        return
+    if isinstance(message, Duration):
+        message.FromJsonString("1.250s")
+        return
+    for field in message.DESCRIPTOR.fields:
+        number = next(numbers)
+        inner = getattr(message, field.name)
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            _fill(inner.add() if field.is_repeated else inner, numbers)
+            continue
+        if field.type == FieldDescriptor.TYPE_ENUM:
+            assert field.enum_type is not None
+            value: Any = field.enum_type.values[1].number
+        else:
+            value = {FieldDescriptor.TYPE_STRING: f"{field.name}{number}", FieldDescriptor.TYPE_BOOL: True}.get(field.type, number)
+        if field.is_repeated:
+            inner.append(value)
+        else:
+            setattr(message, field.name, value)
