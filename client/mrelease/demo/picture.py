@@ -56,7 +56,10 @@ def draw(duel: Duel, file: str) -> None:
 
 
 def _steps(track: Track, limit: float) -> tuple[list[float], list[float]]:
-    samples = [(_FIRST_SECONDS, track.before), *((s, h) for s, h in track.samples if s > _FIRST_SECONDS)]
+    samples = [(_FIRST_SECONDS, track.before)]
+    for second, held in track.samples:
+        if second > _FIRST_SECONDS and held != samples[-1][1]:
+            samples.append((second, held))
     if track.exit_seconds is not None:
         samples = [(s, h) for s, h in samples if s < track.exit_seconds] + [(track.exit_seconds, 0)]
     samples.append((limit, samples[-1][1]))

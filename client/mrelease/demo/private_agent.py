@@ -18,6 +18,8 @@ from mrelease.demo.processes import Child, SceneError
 
 _READY_SECONDS = 15.0
 _POLL_SECONDS = 0.01
+# 107 bytes, unix(7), less "/mrelease-demo-12345678/agent.sock"
+_LONGEST_DIRECTORY = 73
 
 
 class PrivateAgent:
@@ -86,4 +88,4 @@ def _answers(path: Path) -> bool:
 
 def _short_directory() -> str | None:
     """A directory in which a socket's path is not too long for unix(7): the usual one, or /tmp."""
-    return None if len(os.fsencode(tempfile.gettempdir())) < 60 else "/tmp"  # noqa: S108 - mkdtemp makes it 0700
+    return None if len(os.fsencode(tempfile.gettempdir())) <= _LONGEST_DIRECTORY else "/tmp"  # noqa: S108 - mkdtemp makes it 0700

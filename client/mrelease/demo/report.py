@@ -65,10 +65,18 @@ def text(duel: Duel) -> str:
 
 
 def data(duel: Duel) -> dict[str, Any]:
-    """Everything for ``--json``: times in seconds after the kill (null: not within the limit), sizes in bytes.
+    """Everything for ``--json``; times are seconds after the kill, null for what did not happen within the limit, sizes bytes.
 
-    ``victims`` has one entry for ``kill`` and one for ``agent``, with ``samples`` of [seconds, bytes held], as the observer saw them;
-    ``agent`` is the agent's own account.
+    - ``schema``: ``SCHEMA``
+    - ``machine``: ``kernel``, ``architecture``, ``cpus`` that the demo may use, ``memory_bytes``, ``python``
+    - ``scene``: ``size_bytes`` of each victim, ``limit_seconds``, ``starved_by``, number of ``spinners``, ``observed_by`` (how memory was
+      measured), ``process_mrelease`` (whether the agent could call it)
+    - ``victims``: one entry for each ``method``, ``kill`` and ``agent``, as the observer saw it: ``pid``, ``held_before_bytes``,
+      ``held_at_end_bytes``, ``back_seconds`` (until 95 % was given back), ``exit_seconds``, ``samples`` of [seconds, bytes held]
+    - ``agent``: its own account: ``verdict``, ``outcome``, ``proof``, ``released_bytes``, ``release_seconds`` from its kill,
+      ``call_seconds`` as the caller saw it, ``failure`` (why the call failed; empty where it did not)
+    - ``ratio`` of the two ``back_seconds`` (null where the agent's victim kept its memory) and ``ratio_is_lower_bound``
+    - ``notes``: sentences on what was not as asked for
     """
     machine, result = duel.machine, duel.result
     process = result.processes[0] if result is not None and result.processes else None

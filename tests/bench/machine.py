@@ -1,0 +1,39 @@
+"""What a reader must know of the machine to judge the numbers."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import version
+
+from mrelease.demo.budget import meminfo
+
+
+def describe() -> dict[str, str]:
+    """Machine and versions, for people."""
+    return {
+        "CPU": f"{_cpu_model()}, {len(os.sched_getaffinity(0))} CPUs",
+        "memory": f"{meminfo('MemTotal') / (1 << 30):.1f} GiB, swap {meminfo('SwapTotal') / (1 << 30):.1f} GiB",
+        "kernel": f"Linux {platform.release()} {platform.machine()}",
+        "user": "root" if os.geteuid() == 0 else "not root",
+        "load before": f"{os.getloadavg()[0]:.2f} (1 minute)",
+        "versions": f"mrelease {version('mrelease')}, Python {platform.python_version()}, grpcio {version('grpcio')}, "
+        f"protobuf {version('protobuf')}, {_compiler()}",
+    }
+
+
+def _cpu_model() -> str:
+    with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def _compiler() -> str:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        return "no C compiler"
+    return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
