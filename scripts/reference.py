@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write docs/reference/configuration.md and docs/reference/metrics.md from the source; with --check, say whether they are up to date."""
+"""Write the pages of docs/reference from the source; with --check, say whether they are up to date."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
+
+import reference_cli
+import reference_contract
 
 from mrelease_agent.config.load import allowed
 from mrelease_agent.config.schema import Key, keys
@@ -102,13 +105,24 @@ def _by_name(family: Any) -> tuple[bool, str]:
     return not family.name.startswith("mrelease_"), family.name
 
 
+def pages() -> dict[str, str]:
+    """Every page by the name of its file."""
+    return {
+        "cli.md": reference_cli.page(NOTICE),
+        "configuration.md": configuration(),
+        "errors.md": reference_contract.errors_page(NOTICE),
+        "metrics.md": metrics(),
+        "outcomes.md": reference_contract.outcomes(NOTICE),
+    }
+
+
 def main() -> int:
     """Write the pages, or compare them; returns 1 where one is out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is out of date")
     check = parser.parse_args().check
     stale = False
-    for name, text in (("configuration.md", configuration()), ("metrics.md", metrics())):
+    for name, text in pages().items():
         page = PAGES / name
         if not check:
             PAGES.mkdir(parents=True, exist_ok=True)
