@@ -89,6 +89,7 @@ def clean_environment() -> dict[str, str]:
 def notify_socket(path: Path, user: int | None = None) -> Generator[socket.socket, None, None]:
     """A socket as systemd has it for NOTIFY_SOCKET, sd_notify(3)."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        path.unlink(missing_ok=True)  # an agent was started in this folder before
         receiver.bind(str(path))
         if user is not None:
             os.chown(path, user, user)
@@ -99,9 +100,9 @@ def await_ready(agent: Agent, notify: socket.socket) -> None:
     """Wait for READY=1, or fail with what the agent said when it ended instead."""
     exited = os.pidfd_open(agent.pid)
     try:
-        ready, _, _ = select.select([notify, exited], [], [], PATIENCE)
+        ready, _, _ = select.select([notify.fileno(), exited], [], [], PATIENCE)
     finally:
         os.close(exited)
     assert ready, f"the agent was not ready within {PATIENCE:g} s: {agent.log}"
-    assert notify in ready, f"the agent ended: {agent.log}"
+    assert notify.fileno() in ready, f"the agent ended: {agent.log}"
     assert notify.recv(4096).startswith(b"READY=1")

@@ -13,14 +13,19 @@ def protection(process: Stat) -> str | None:
     """Name the rule that protects a process, None where none does.
 
     pid 1 of the agent's PID namespace (the node's init, or the sandbox of the agent's own pod), the agent, and its ancestors: killing
-    one of those may end the agent before it has answered. Ancestors are looked up at each call: an agent's parent can die, and then it
-    has another one.
+    one of those may end the agent before it has answered.
     """
+
     if process.pid == 1:
         return "init"
     if process.pid == os.getpid():
         return "agent"
-    return "ancestor-of-agent" if process.pid in _ancestors() else None
+    # Ancestors only become fewer: an orphan goes to one that it already had, prctl(2) PR_SET_CHILD_SUBREAPER. So who was none is none,
+    # and only who was one is looked up again: its pid may be another process's by now.
+    if process.pid not in _suspects:
+        return None
+    _suspects.intersection_update(_ancestors())
+    return "ancestor-of-agent" if process.pid in _suspects else None
 
 
 def _ancestors() -> set[int]:
@@ -35,3 +40,6 @@ def _ancestors() -> set[int]:
             finally:
                 os.close(proc)
     return found
+
+
+_suspects = _ancestors()

@@ -88,8 +88,11 @@ class MemoryCgroup:
         except OSError:
             return None
         try:
-            with open(f"{folder}/cgroup.procs", "rb") as members:
-                alone = members.read(64).split() == [b"%d" % pid] and Path(folder).stat().st_nlink == 2
+            # Without children first: listing the members costs the kernel time for each of them.
+            alone = Path(folder).stat().st_nlink == 2
+            if alone:
+                with open(f"{folder}/cgroup.procs", "rb", buffering=0) as members:
+                    alone = members.read(64).split() == [b"%d" % pid]
         except OSError:
             alone = False
         return cls(path, fd, f"{folder}/memory.stat", alone=alone)

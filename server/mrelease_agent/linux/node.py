@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
+
+_SIZES: Final = re.compile(rb"^(MemTotal|MemFree|MemAvailable|SwapTotal|SwapFree): +(\d+) kB$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +30,8 @@ def boot_id() -> str:
 
 def memory() -> NodeMemory:
     """Read /proc/meminfo."""
-    with open("/proc/meminfo", "rb") as file:
-        sizes = {key: int(rest.split()[0]) * 1024 for key, _, rest in (line.partition(b":") for line in file)}
+    with open("/proc/meminfo", "rb", buffering=0) as file:
+        sizes = {key: int(size) * 1024 for key, size in _SIZES.findall(file.read())}
     return NodeMemory(
         total=sizes[b"MemTotal"],
         free=sizes[b"MemFree"],

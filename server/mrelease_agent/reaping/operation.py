@@ -17,20 +17,20 @@ from typing import Final, Literal
 from mrelease_agent.linux import procfs
 from mrelease_agent.linux.cgroups import MemoryCgroup
 from mrelease_agent.linux.process import ProcessRef
-from mrelease_agent.linux.sharing import sharers, still_held
+from mrelease_agent.linux.sharing import alike_relatives, sharers, still_held
 from mrelease_agent.linux.syscalls import process_mrelease
 from mrelease_agent.reaping import explain
 from mrelease_agent.reaping.outcome import Outcome, Proof, Step, Then, Unreleased, answer
 from mrelease_agent.reaping.reapers import Reapers
 from mrelease_agent.reaping.report import Plan, Report
 
-#: Below this much memory nobody looks for sharers before the kill: the search costs more than the memory is worth.
-_SEARCH_SHARERS_FROM: Final = 16 << 20
 #: Pauses between calls and between looks at the charge, in seconds: the first, and the bound of the doubling.
 _FIRST_PAUSE: Final = 0.001
 _LAST_PAUSE: Final = 0.1
 #: Seconds that a call which the deadline still permits is given to return: an answer says more than the deadline.
 _LEAST_CALL: Final = 0.05
+#: What the agent's own process may run into at any time: once the signal is out, it goes on and tries again.
+_LIMITS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 Tell = Callable[[Literal["kill", "release", "exit"], float], None]
 Syscall = Callable[[int], int]
@@ -38,6 +38,14 @@ Syscall = Callable[[int], int]
 
 class NotDyingError(Exception):
     """Release was asked for a process that is alive. Nothing was signalled."""
+
+
+class LimitError(Exception):
+    """The agent's process is at a limit, ``cause``. Nothing was signalled."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
 
 
 class Operation:
@@ -69,10 +77,11 @@ class Operation:
         self._deadline = 0.0
         self._start = 0.0
         self._cgroup: MemoryCgroup | None = None
+        self._first_fd = -1
         self._report = Report(ref.identity)
 
     async def run(self) -> Report:
-        """Do it. Raises NotDyingError, ProcessLookupError and PermissionError of the signal: then nothing was signalled."""
+        """Do it. Raises LimitError, NotDyingError, ProcessLookupError and PermissionError of the signal: then nothing was signalled."""
         loop = asyncio.get_running_loop()
         loop.add_reader(self._ref.fd, self._on_exit, loop)
         try:
@@ -80,6 +89,8 @@ class Operation:
         finally:
             loop.remove_reader(self._ref.fd)
             self._ref.close()
+            if self._first_fd >= 0:
+                os.close(self._first_fd)
             if self._cgroup is not None:
                 self._cgroup.close()
 
@@ -90,10 +101,12 @@ class Operation:
 
     async def _run(self) -> Report:
         report = self._report
-        report.before = self._ref.memory()
-        self._cgroup = MemoryCgroup.of(self._ref.pid, self._ref.proc)
-        if self._reclaimable >= _SEARCH_SHARERS_FROM and not (self._cgroup and self._cgroup.alone):
-            report.sharers = await self._search_sharers(timeout=0.25)
+        try:
+            await self._prepare()
+        except OSError as error:
+            if error.errno not in _LIMITS:
+                raise
+            raise LimitError(error) from error
         self._begin()
         if self._plan.kill:
             self._ref.send_signal(signal.SIGKILL)
@@ -108,6 +121,15 @@ class Operation:
             self._tell("exit", report.exit_duration)
         self._finish()
         return report
+
+    async def _prepare(self) -> None:
+        """Measure, and open what the first call needs: after the signal it is too late to find that no descriptor is free."""
+        report = self._report
+        self._first_fd = os.dup(self._ref.fd)
+        report.before = self._ref.memory()
+        self._cgroup = MemoryCgroup.of(self._ref.pid, self._ref.proc)
+        if alike := alike_relatives(self._ref.pid, self._ref.proc, self._ref.stat.ppid):
+            report.sharers = await self._search_sharers(0.25, alike)
 
     def _begin(self) -> None:
         self._report.kill_time = time.time()
@@ -135,17 +157,19 @@ class Operation:
                 await asyncio.wait_for(self._exited.wait(), seconds)
         return self._exited.is_set()
 
-    async def _search_sharers(self, timeout: float) -> list[int]:
+    async def _search_sharers(self, timeout: float, candidates: list[int] | None = None) -> list[int]:
         proc = os.dup(self._ref.proc)
         pid = self._ref.pid
         try:
-            return await self._reapers.run(lambda: sharers(pid, proc), timeout, lambda: os.close(proc))
+            return await self._reapers.run(lambda: sharers(pid, proc, candidates), timeout, lambda: os.close(proc))
         except TimeoutError:
             return []
 
     async def _reap(self) -> int:
         """Call process_mrelease(2) on a reaper thread; the errno, or ETIMEDOUT where it does not return by the deadline."""
-        fd = os.dup(self._ref.fd)
+        fd, self._first_fd = self._first_fd, -1
+        if fd < 0:
+            fd = os.dup(self._ref.fd)
         self._report.attempts += 1
         try:
             number = await self._reapers.run(lambda: self._call(fd), max(_LEAST_CALL, self._remaining), lambda: os.close(fd))
@@ -167,23 +191,35 @@ class Operation:
         pause = _FIRST_PAUSE
         while not self._exited.is_set():
             report.step = Step.RELEASE
-            report.errno = await self._reap()
-            if report.errno == errno.ETIMEDOUT:
-                report.outcome, report.cause, report.remedy = Outcome.HELD, explain.STUCK, explain.REMEDY_STUCK
-                break
-            what = answer(report.errno)
-            report.outcome, report.cause = what.outcome, what.meaning
-            if what.then is Then.MEASURE and self._measured_back():
-                return
-            if what.then is Then.DIAGNOSE:
-                await self._diagnose()
-            if what.then is Then.AWAIT_EXIT or (what.then is Then.MEASURE and report.after is None):
-                await self._await_freed()
-                return
+            try:
+                if await self._release_once():
+                    return
+            except OSError as error:
+                if error.errno not in _LIMITS:
+                    raise
             if self._remaining <= 0 or await self._wait_exit(min(pause, self._remaining)):
                 break
             pause = min(pause * 2, _LAST_PAUSE)
         await self._await_freed()
+
+    async def _release_once(self) -> bool:
+        """One call and what follows from its answer: whether that settled the outcome. Raises OSError for limits."""
+        report = self._report
+        report.errno = await self._reap()
+        if report.errno == errno.ETIMEDOUT:
+            report.outcome, report.cause, report.remedy = Outcome.HELD, explain.STUCK, explain.REMEDY_STUCK
+            await self._await_freed()
+            return True
+        what = answer(report.errno)
+        report.outcome, report.cause = what.outcome, what.meaning
+        if what.then is Then.MEASURE and self._measured_back():
+            return True
+        if what.then is Then.DIAGNOSE:
+            await self._diagnose()
+        if what.then is Then.AWAIT_EXIT or (what.then is Then.MEASURE and report.after is None):
+            await self._await_freed()
+            return True
+        return False
 
     def _measured_back(self) -> bool:
         """After a call that returned 0: whether the memory read now is gone. No address space to read proves nothing."""
@@ -201,7 +237,7 @@ class Operation:
         if procfs.core_dumping(self._ref.proc):
             report.outcome, report.cause, report.remedy = Outcome.CORE_DUMPING, explain.CORE_DUMPING, explain.REMEDY_CORE_DUMPING
             return
-        found = await self._search_sharers(timeout=max(0.0, min(1.0, self._remaining)))
+        found = await self._search_sharers(max(_LEAST_CALL, min(1.0, self._remaining)))
         if not self._plan.kill and not self._exited.is_set() and not procfs.dying(self._ref.proc):
             raise NotDyingError
         if found:
@@ -272,8 +308,10 @@ class Operation:
         if self._exited.is_set():
             report.after = None
         else:
-            report.after = self._ref.memory()
-            report.state, report.wchan = procfs.waiting(self._ref.proc)
+            report.after = None
+            with contextlib.suppress(OSError):  # a limit of the agent's process: then this is not known
+                report.after = self._ref.memory()
+                report.state, report.wchan = procfs.waiting(self._ref.proc)
         if report.proof is Proof.NONE:
             self._judge_unproven()
         else:

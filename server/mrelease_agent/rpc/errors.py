@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 import grpc
@@ -63,3 +64,13 @@ class RpcError(Exception):
 def invalid(field: str, problem: str, remedy: str) -> RpcError:
     """INVALID_ARGUMENT that names ``field`` by its path in the request."""
     return RpcError(_Reason.ERROR_REASON_INVALID_FIELD, f"{field} {problem}", remedy, field=field)
+
+
+def limit(error: OSError) -> RpcError:
+    """RESOURCE_EXHAUSTED for a system call that failed before anything was signalled: EMFILE, ENFILE, ENOMEM."""
+    return RpcError(
+        _Reason.ERROR_REASON_AGENT_LIMIT,
+        "the agent's process is at a limit; nothing was signalled",
+        "try again later, or raise the agent's limits (RLIMIT_NOFILE, memory)",
+        limit=errno.errorcode.get(error.errno or 0, "unknown"),
+    )

@@ -17,7 +17,7 @@ from mrelease_agent.linux import node as linux_node
 from mrelease_agent.linux.capabilities import Capabilities, Feature
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.rpc import convert, validate
-from mrelease_agent.rpc.errors import invalid
+from mrelease_agent.rpc.errors import invalid, limit
 from mrelease_agent.targets.listing import Row, identify, processes
 
 _DEFAULT_PAGE = 50
@@ -38,6 +38,10 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
     ) -> node_service_pb2.GetNodeResponse:
         """Describe the node, see node_service.proto."""
         system = os.uname()
+        try:
+            memory = linux_node.memory()
+        except OSError as error:
+            raise limit(error) from None
         node = node_service_pb2.Node(
             identity=self._identity,
             kernel_release=system.release,
@@ -46,7 +50,7 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
             agent_start_time=self._started,
             agent_uid=os.geteuid(),
             capabilities=[convert.capability(found) for found in self._capabilities],
-            memory=convert.node_memory(linux_node.memory()),
+            memory=convert.node_memory(memory),
         )
         return node_service_pb2.GetNodeResponse(node=node)
 
@@ -63,12 +67,15 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
         after = _cursor(request.page_token)
         size = request.page_size or _DEFAULT_PAGE
         # A thousand processes cost some 40 ms of reading: not on the event loop.
-        rows = await asyncio.to_thread(processes, uid)
-        rest = [row for row in rows if after is None or row.order > after]
         response = node_service_pb2.ListProcessesResponse(node=self._identity)
-        for row in rest[:size]:
-            with contextlib.suppress(ProcessGoneError):
-                response.processes.append(self._info(row))
+        try:
+            rows = await asyncio.to_thread(processes, uid)
+            rest = [row for row in rows if after is None or row.order > after]
+            for row in rest[:size]:
+                with contextlib.suppress(ProcessGoneError):
+                    response.processes.append(self._info(row))
+        except OSError as error:
+            raise limit(error) from None
         if len(rest) > size:
             largest, pid = rest[size - 1].order
             response.next_page_token = f"{-largest}.{pid}"

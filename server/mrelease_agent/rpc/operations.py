@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from mrelease.v1 import error_reason_pb2
 from mrelease_agent.rpc.errors import RpcError
+from mrelease_agent.telemetry.logs import event
 
+_log = logging.getLogger("mrelease")
 T = TypeVar("T")
 
 
@@ -52,13 +55,14 @@ class Operations:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
-        return await asyncio.shield(task)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(_report_defect)
+            raise
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        # Where nobody waits any more, an error was reported by the operation itself.
-        if not task.cancelled():
-            task.exception()
 
     async def drain(self, timeout: float) -> int:
         """Take no more and wait up to ``timeout`` seconds for those in flight; the number that is left."""
@@ -66,3 +70,10 @@ class Operations:
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout)
         return len(self._tasks)
+
+
+def _report_defect(task: asyncio.Task[Any]) -> None:
+    """Nobody waits any more: an unexpected exception, which would have been the caller's INTERNAL, is at least in the log."""
+    error = None if task.cancelled() else task.exception()
+    if error is not None and not isinstance(error, RpcError):
+        event(_log, logging.ERROR, "internal error", exc_info=error, caller="gone")

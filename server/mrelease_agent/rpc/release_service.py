@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import time
@@ -17,12 +18,12 @@ from mrelease_agent.linux.capabilities import Capabilities, Feature
 from mrelease_agent.linux.process import NotALeaderError, ProcessRef
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.linux.syscalls import process_mrelease
-from mrelease_agent.reaping.operation import NotDyingError, Operation, Syscall
+from mrelease_agent.reaping.operation import LimitError, NotDyingError, Operation, Syscall
 from mrelease_agent.reaping.outcome import Outcome, Step
 from mrelease_agent.reaping.reapers import Reapers
 from mrelease_agent.reaping.report import Plan, Report
 from mrelease_agent.rpc import convert, validate
-from mrelease_agent.rpc.errors import RpcError, invalid
+from mrelease_agent.rpc.errors import RpcError, invalid, limit
 from mrelease_agent.rpc.operations import Operations
 from mrelease_agent.targets.process import IdentityMismatchError, resolve
 from mrelease_agent.telemetry.logs import event
@@ -93,22 +94,22 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
                 "every reaper thread is stuck in the kernel; nothing was signalled",
                 "try again later; `reaper_threads` in the agent's metrics tells, a process that holds mmap_lock in state D is the cause",
             )
-        before = linux_node.memory()
-        process = request.target.process
-        ref = self._resolve(process)
         try:
-            self._guard(ref, kill=kill)
-            plan = self._plan(request, remaining, kill=kill)
-        except BaseException:
-            ref.close()
-            raise
+            before = linux_node.memory()
+            ref = self._admit(request.target.process, kill=kill)
+        except OSError as error:
+            raise limit(error) from None
+        plan = self._plan(request, remaining, kill=kill)
         self._metrics.step("resolve", time.monotonic() - start)
         if request.validate_only:
             report = _validated(ref)
-            event(_log, logging.INFO, "validated", pid=process.pid, command=report.process.command, reason=request.reason or None)
+            event(_log, logging.INFO, "validated", pid=ref.pid, command=report.process.command, reason=request.reason or None)
         else:
             report = await self._operations.run(self._operate(ref, plan, request.reason))
-        return convert.result([report], self._node, before, linux_node.memory(), inode_known=self._inode_known)
+        after = before
+        with contextlib.suppress(OSError):  # a limit of the agent's process; the result matters more than this context
+            after = linux_node.memory()
+        return convert.result([report], self._node, before, after, inode_known=self._inode_known)
 
     async def _operate(self, ref: ProcessRef, plan: Plan, reason: str) -> Report:
         method = "KillAndRelease" if plan.kill else "Release"
@@ -132,6 +133,8 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
                 "Release only releases what someone else has killed: use KillAndRelease to kill it",
                 pid=pid,
             ) from None
+        except LimitError as error:
+            raise limit(error.cause) from None
         except ProcessLookupError:
             raise _not_found(pid) from None
         except PermissionError:
@@ -172,6 +175,16 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
                     actual=actual,
                 )
 
+    def _admit(self, process: target_pb2.ProcessTarget, *, kill: bool) -> ProcessRef:
+        """Resolve and guard. Raises RpcError; OSError for limits."""
+        ref = self._resolve(process)
+        try:
+            self._guard(ref, kill=kill)
+        except BaseException:
+            ref.close()
+            raise
+        return ref
+
     def _resolve(self, process: target_pb2.ProcessTarget) -> ProcessRef:
         pid = process.pid
         if process.pidfd_inode and not self._inode_known:
@@ -197,13 +210,6 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
                 field=f"target.process.{error.field}",
                 expected=error.expected,
                 actual=error.actual,
-            ) from None
-        except OSError as error:
-            raise RpcError(
-                _Reason.ERROR_REASON_AGENT_LIMIT,
-                "the agent cannot open the process; nothing was signalled",
-                "try again later, or raise the agent's limits (RLIMIT_NOFILE, memory)",
-                limit=errno.errorcode.get(error.errno or 0, "unknown"),
             ) from None
 
     def _guard(self, ref: ProcessRef, *, kill: bool) -> None:

@@ -40,7 +40,7 @@ def _report_lost(lines: int) -> None:
     event(logging.getLogger("mrelease"), logging.WARNING, "log lines lost", lines=lines, why="standard error was not read")
 
 
-def event(logger: logging.Logger, level: int, message: str, /, *, exc_info: bool = False, **fields: object) -> None:
+def event(logger: logging.Logger, level: int, message: str, /, *, exc_info: bool | BaseException = False, **fields: object) -> None:
     """Log one event: a fixed ``message`` and its ``fields``. A field whose value is None is left out."""
     if logger.isEnabledFor(level):
         logger.log(level, "%s", message, exc_info=exc_info, extra={_FIELDS: fields})
