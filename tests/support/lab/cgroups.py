@@ -111,6 +111,19 @@ def cgroup(controller: str = "") -> Generator[Cgroup]:
 
 
 @contextlib.contextmanager
+def cgroup_below(parent: Cgroup, path: str) -> Generator[Cgroup]:
+    """A group with a name of its own below another one, made with the groups between; `path` is relative to `parent`."""
+    with contextlib.ExitStack() as made:
+        group = parent
+        for name in path.split("/"):
+            if (group.path / name).is_dir():
+                group = Cgroup(group.path / name, parent.version)
+            else:
+                group = made.enter_context(_made(group.path / name, parent.version))
+        yield group
+
+
+@contextlib.contextmanager
 def memory_cgroup() -> Generator[Cgroup]:
     """A new group that counts memory: `usage()` is what its processes are charged with."""
     with cgroup("memory") as group:

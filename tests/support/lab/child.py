@@ -95,8 +95,19 @@ class Child:
     def reap(self) -> None:
         """Waits for the exit and reaps."""
         if not wait_readable(self.pidfd):
-            raise TimeoutError(f"waited {PATIENCE:g} s for the exit of process {self.pid}")
+            raise TimeoutError(f"waited {PATIENCE:g} s for the exit of process {self.pid}: {self._last_words()}")
         self._process.wait()
+
+    def _last_words(self) -> str:
+        """What keeps it, as the kernel says."""
+        said: list[str] = []
+        for name in ("status", "wchan"):
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{self.pid}/{name}").read_text().splitlines()
+                said += [
+                    line for line in lines if name == "wchan" or line.startswith(("State", "TracerPid", "Threads", "SigPnd", "ShdPnd"))
+                ]
+        return "; ".join(said)
 
     def death_signal(self) -> int:
         """Waits for the exit and returns the signal that it died of, 0 when there was none."""

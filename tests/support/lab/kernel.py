@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 PROCESS_MRELEASE = 448
 """The system call's number, the same on every architecture."""
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which the lab gives up waiting for something that takes milliseconds."""
 
 libc = ctypes.CDLL(None, use_errno=True)

@@ -1,0 +1,208 @@
+"""Group: a cgroup with all below it, that cannot be mistaken for another one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from types import TracebackType
+from typing import Final
+
+from mrelease_agent.linux import cgroup_tree, procfs
+from mrelease_agent.linux.cgroup_tree import Tree
+from mrelease_agent.linux.procfs import ProcessGoneError
+from mrelease_agent.targets.cgroup_path import Membership, describe
+from mrelease_agent.targets.group_errors import AmbiguousGroupError, GroupNotFoundError
+
+_MOST_READINGS: Final = 8
+
+
+class Group:
+    """One cgroup of the hierarchy that carries memory, with all below it: path and directory fd, closed by close() or ``with``.
+
+    The fd means this very cgroup: when it is removed, and another one is made with its name, the group is empty and stays so.
+    """
+
+    __slots__ = ("_fd", "membership", "path", "tree")
+
+    def __init__(self, tree: Tree, path: str) -> None:
+        """Open a canonical path, see Tree. Raises what Tree.open() raises."""
+        self._fd = tree.open(path)
+        self.tree = tree
+        #: Canonical path, for people and for comparison.
+        self.path = path
+        #: What the path says of it.
+        self.membership: Membership = describe(path)
+
+    def members(self) -> list[int]:
+        """List the pids of all processes in the group, in ascending order; it may hold others a moment later.
+
+        A cgroup is read after the other while processes move and fork, so all are read until two readings are equal, at most 8 times: a
+        group that forks all the time has no complete list. Processes of a PID namespace that the agent does not see are left out. A pid
+        may be another process's by the time it is used: open a ProcessRef, then ask holds().
+
+        Raises WalkLimitError; PermissionError.
+        """
+        before = self._read()
+        for _ in range(_MOST_READINGS - 1):
+            now = self._read()
+            if now == before:
+                break
+            before = now
+        return sorted(before - {0})
+
+    def holds(self, proc: int) -> bool:
+        """Whether a process is in the group now, given a directory fd of procfs.open_process(); false when it is gone."""
+        try:
+            path = self.tree.path_of(proc)
+        except ProcessGoneError:
+            return False
+        return path is not None and within(path, self.path)
+
+    def is_empty(self) -> bool:
+        """Whether no process is in the group: none that lives, and none that dies; zombies do not count. Raises like members()."""
+        populated = self._event(b"populated")
+        # A group that is gone has no events file either, and no process.
+        return populated == b"0" or (populated is None and not self._read())
+
+    def threaded(self) -> bool:
+        """Whether its processes belong to a cgroup above it (v2 threaded, cgroups(7)): then it can neither be listed nor killed."""
+        return cgroup_tree.read(self._fd, "cgroup.type").strip() == b"threaded"
+
+    def kill(self) -> bool:
+        """Send SIGKILL to every process in the group by ``cgroup.kill`` (Linux 5.14, v2), which no fork outruns; false where it cannot.
+
+        Where the group's hierarchy is v1, the v2 cgroup with the same path is taken if that is mounted too and holds the same processes.
+        """
+        if self.tree.version == 2:
+            return _kill(self._fd)
+        unified = cgroup_tree.tree("unified")
+        if unified is None:
+            return False
+        try:
+            fd = unified.open(self.path)
+        except OSError:
+            return False
+        try:
+            mine = self._read()
+            return bool(mine) and mine == _read(fd) and _kill(fd)
+        except (OSError, cgroup_tree.WalkLimitError):
+            return False
+        finally:
+            os.close(fd)
+
+    def frozen(self) -> bool | None:
+        """Whether it is frozen: ``cgroup.events`` (v2), or the v1 freezer's cgroup with the same path; None where that is not known."""
+        if self.tree.version == 2:
+            frozen = self._event(b"frozen")
+            return None if frozen is None else frozen == b"1"
+        freezer = cgroup_tree.tree("freezer")
+        if freezer is None:
+            return None
+        with contextlib.suppress(OSError):
+            fd = freezer.open(self.path)
+            try:
+                state = cgroup_tree.read(fd, "freezer.state").strip()
+            finally:
+                os.close(fd)
+            return state in (b"FROZEN", b"FREEZING") if state else None
+        return None
+
+    def memory_usage(self) -> int | None:
+        """Charge of the group in bytes, memory.current (v2) or memory.usage_in_bytes (v1); None where it is not to be had."""
+        with contextlib.suppress(OSError, ValueError):
+            return int(cgroup_tree.read(self._fd, "memory.current" if self.tree.version == 2 else "memory.usage_in_bytes"))
+        return None
+
+    def shmem(self) -> int:
+        """Shared memory and tmpfs files charged to the group, in bytes; 0 where that is not to be had. No death gives it back."""
+        name = b"shmem" if self.tree.version == 2 else b"total_shmem"
+        with contextlib.suppress(OSError, ValueError):
+            lines = (line.split() for line in cgroup_tree.read(self._fd, "memory.stat").splitlines())
+            return next((int(fields[1]) for fields in lines if fields[0] == name), 0)
+        return 0
+
+    def owner(self) -> int:
+        """User id that owns the cgroup: 0 but for one delegated to a user, cgroups(7)."""
+        return os.fstat(self._fd).st_uid
+
+    def below(self) -> list[str]:
+        """Canonical paths of the cgroups in the group, its own first. Raises WalkLimitError; PermissionError."""
+        return [path for path, _ in cgroup_tree.walk(self._fd, self.path, strict=True)]
+
+    def close(self) -> None:
+        """Close the fd; harmless when repeated."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Group({self.path!r})"
+
+    def _read(self) -> set[int]:
+        return _read(self._fd)
+
+    def _event(self, name: bytes) -> bytes | None:
+        lines = (line.partition(b" ") for line in cgroup_tree.read(self._fd, "cgroup.events").splitlines())
+        return next((value for key, _, value in lines if key == name), None)
+
+
+def within(path: str, group: str) -> bool:
+    """Whether a canonical path is that of a group or below it."""
+    return path == group or path.startswith(group.rstrip("/") + "/")
+
+
+def pid_in_container(group: Group, pid: int) -> int:
+    """Find the process that the container numbers ``pid``; returns its pid as the agent numbers it, which its ProcessRef has to verify.
+
+    The container's PID namespace is that of its oldest process; in a container with the node's PID namespace both numbers are the same.
+    ``NSpid`` of proc_pid_status(5) has the numbers.
+
+    Raises GroupNotFoundError; AmbiguousGroupError where processes of two PID namespaces of the same depth have the number: the container
+    joined another's; what members() raises.
+    """
+    numbers: dict[int, list[int]] = {}
+    oldest: tuple[int, int] | None = None
+    for member in group.members():
+        with contextlib.suppress(ProcessGoneError, PermissionError):
+            proc = procfs.open_process(member)
+            try:
+                start = procfs.stat(proc).start_time
+                numbers[member] = _numbers(proc)
+            finally:
+                os.close(proc)
+            oldest = min(oldest or (start, member), (start, member))
+    depth = len(numbers[oldest[1]]) if oldest else 0
+    found = [member for member, known in numbers.items() if len(known) >= depth and known[depth - 1] == pid]
+    if not found:
+        raise GroupNotFoundError("process.pid", str(pid), "is no process of the container", "list the container's processes")
+    if len(found) > 1:
+        raise AmbiguousGroupError("process.pid", str(pid), tuple(str(member) for member in found), "name the process by the node's pid")
+    return found[0]
+
+
+def _numbers(proc: int) -> list[int]:
+    for line in procfs.read(proc, "status").split(b"\n"):
+        if line.startswith(b"NSpid:"):
+            return [int(number) for number in line[6:].split()]
+    return [procfs.stat(proc).pid]  # CONFIG_PID_NS=n
+
+
+def _read(fd: int) -> set[int]:
+    found: set[int] = set()
+    for _, child in cgroup_tree.walk(fd, "/", strict=True):
+        found |= cgroup_tree.pids(child)
+    return found
+
+
+def _kill(fd: int) -> bool:
+    try:
+        cgroup_tree.write(fd, "cgroup.kill", b"1")
+    except OSError:  # ENOENT: before 5.14; EOPNOTSUPP: threaded; EACCES, EPERM, EROFS: not ours to write
+        return False
+    return True
