@@ -117,7 +117,7 @@ The exit codes are those of `mrelease kill` and `release`.
 | code | meaning |
 |---|---|
 {codes}
-With several processes the worst one decides, in this order: {", ".join(str(int(code)) for code in exit_codes.WORST_FIRST)}.
+With several targets the worst one decides, in this order: {", ".join(str(int(code)) for code in exit_codes.WORST_FIRST)}.
 """
 
 

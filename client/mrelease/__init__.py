@@ -10,13 +10,16 @@ The exceptions are drawn in ``mrelease.errors``.
 from mrelease import errors
 from mrelease._async_client import AsyncClient
 from mrelease._client import Client
-from mrelease._enums import Feature, Outcome, Proof, Step, UnreleasedCause, Verdict, Wait
+from mrelease._enums import Feature, Outcome, Proof, QosClass, Step, UnreleasedCause, Verdict, Wait
 from mrelease._models import (
     Capability,
+    Cgroup,
     CgroupMemory,
+    Container,
     Node,
     NodeMemory,
     NodeRef,
+    Pod,
     Process,
     ProcessInfo,
     ProcessList,
@@ -36,6 +39,9 @@ __all__ = [
     # what to kill, where
     "Target",
     "Process",
+    "Container",
+    "Pod",
+    "Cgroup",
     "NodeRef",
     "Wait",
     # what became of it
@@ -56,6 +62,7 @@ __all__ = [
     "Feature",
     "ProcessList",
     "ProcessInfo",
+    "QosClass",
     # errors
     "errors",
     "MreleaseError",

@@ -15,7 +15,7 @@ from mrelease._channel import OPTIONS, Attempts
 from mrelease._codec import Call, ResponseT, ValueT
 from mrelease._enums import Wait
 from mrelease._failure import Failure, to_error
-from mrelease._models import Node, NodeRef, ProcessList, ReleaseResult, Target
+from mrelease._models import Group, Node, NodeRef, ProcessList, ReleaseResult, Target
 
 
 class AsyncClient:
@@ -87,9 +87,9 @@ class AsyncClient:
         """Describe the node, and what the agent can do there: see ``Client.get_node``."""
         return await self._unary(_codec.get_node(self._timeout))
 
-    async def list_processes(self, *, limit: int | None = 50, uid: int | None = None) -> ProcessList:
+    async def list_processes(self, *, limit: int | None = 50, uid: int | None = None, within: Group | None = None) -> ProcessList:
         """List user processes, the one whose death gives most memory back first: see ``Client.list_processes``."""
-        pages = _codec.list_processes(limit, uid, self._timeout)
+        pages = _codec.list_processes(limit, uid, within, self._timeout)
         try:
             call = next(pages)
             while True:

@@ -14,7 +14,7 @@ from mrelease._channel import OPTIONS, Attempts
 from mrelease._codec import Call, ResponseT, ValueT
 from mrelease._enums import Wait
 from mrelease._failure import Failure, to_error
-from mrelease._models import Node, NodeRef, ProcessList, ReleaseResult, Target
+from mrelease._models import Group, Node, NodeRef, ProcessList, ReleaseResult, Target
 
 
 class Client:
@@ -49,7 +49,7 @@ class Client:
         reason: str = "",
         validate_only: bool = False,
     ) -> ReleaseResult:
-        """Send SIGKILL to the target and give its memory back now.
+        """Send SIGKILL to the target and give its memory back now; of a container, pod or cgroup to every process until none is left.
 
         ``node``: do nothing (``NodeMismatch``) unless this node in this boot answers. ``wait``: until the memory is proven back, or also
         until the exit. ``timeout``: how long, in seconds; then the verdict is HELD. ``reap_delay``: how long the victim may exit by
@@ -83,6 +83,7 @@ class Client:
     ) -> ReleaseResult:
         """Give back the memory of a target that someone else has already killed. Signals nothing: ``NotDying`` for one that is alive.
 
+        Of a container, pod or cgroup the living are left alone with the outcome NOT_DYING, and ``NotDying`` means that all live.
         Arguments, result and errors are those of ``kill_and_release``.
         """
         return self._unary(
@@ -100,12 +101,13 @@ class Client:
         """Describe the node, and what the agent can do there. Raises ``errors.AgentError``."""
         return self._unary(_codec.get_node(self._timeout))
 
-    def list_processes(self, *, limit: int | None = 50, uid: int | None = None) -> ProcessList:
+    def list_processes(self, *, limit: int | None = 50, uid: int | None = None, within: Group | None = None) -> ProcessList:
         """List user processes, the one whose death gives most memory back first.
 
-        At most ``limit`` (None: all), only those of the effective user id ``uid`` (None: of every user). Raises ``errors.AgentError``.
+        At most ``limit`` (None: all), only those of the effective user id ``uid`` (None: of every user) and of the container, pod or
+        cgroup ``within`` (None: of the whole node). Raises ``errors.AgentError``.
         """
-        pages = _codec.list_processes(limit, uid, self._timeout)
+        pages = _codec.list_processes(limit, uid, within, self._timeout)
         try:
             call = next(pages)
             while True:

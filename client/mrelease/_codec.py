@@ -121,19 +121,20 @@ ListCall = Call[node_service_pb2.ListProcessesResponse, node_service_pb2.ListPro
 
 
 def list_processes(
-    limit: int | None, uid: int | None, timeout: float | timedelta
+    limit: int | None, uid: int | None, within: _models.Group | None, timeout: float | timedelta
 ) -> Generator[ListCall, node_service_pb2.ListProcessesResponse, _models.ProcessList]:
     """ListProcesses, page after page: yields calls, is sent their responses, returns the list. ``limit`` None: all."""
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be at least 1, or None for all: {limit}")
     deadline = time.monotonic() + seconds("timeout", timeout)
+    group = None if within is None else _target(within)
     processes: list[_models.ProcessInfo] = []
     token = ""
     while True:
         page_size = PAGE if limit is None else min(PAGE, limit - len(processes))
         response = yield Call(
             path=f"{_NODE_SERVICE}ListProcesses",
-            request=node_service_pb2.ListProcessesRequest(page_size=page_size, page_token=token, uid=uid),
+            request=node_service_pb2.ListProcessesRequest(page_size=page_size, page_token=token, uid=uid, within=group),
             response=node_service_pb2.ListProcessesResponse,
             decode=lambda r: r,
             deadline=deadline - time.monotonic(),
@@ -168,11 +169,26 @@ def _wait(wait: _enums.Wait) -> outcome_pb2.Wait.ValueType:
 
 
 def _target(target: _models.Target) -> target_pb2.Target:
-    # A bare number would work today and be ambiguous tomorrow, when a target may be something else.
-    if not isinstance(target, _models.Process):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"a target is a Process, not {type(target).__name__}: Process({target!r})")
-    process = target_pb2.ProcessTarget(pid=target.pid, pidfd_inode=target.pidfd_inode or 0, start_time_ticks=target.start_time_ticks or 0)
-    return target_pb2.Target(process=process)
+    match target:
+        case _models.Process(pid, inode, ticks):
+            return target_pb2.Target(process=target_pb2.ProcessTarget(pid=pid, pidfd_inode=inode or 0, start_time_ticks=ticks or 0))
+        case _models.Container(id):
+            return target_pb2.Target(container=target_pb2.ContainerTarget(id=id))
+        case _models.Pod(uid, containers):
+            # An empty string would be no container's id but, as an empty list, the whole pod.
+            if isinstance(containers, str):
+                raise TypeError(f"containers is a tuple of ids, not a str: ({containers!r},)")
+            return target_pb2.Target(pod=target_pb2.PodTarget(uid=uid, containers=containers))
+        case _models.Cgroup(path):
+            return target_pb2.Target(cgroup=target_pb2.CgroupTarget(path=path))
+        case _:
+            raise TypeError(_no_target(target))
+
+
+def _no_target(value: object) -> str:
+    # A bare number could be anything's.
+    hint = f": Process({value})" if isinstance(value, int) else ""
+    return f"a target is a Process, Container, Pod or Cgroup, not {type(value).__name__}{hint}"
 
 
 def _precondition(node: _models.NodeRef | None) -> target_pb2.NodePrecondition | None:
@@ -216,6 +232,8 @@ def _result(message: result_pb2.ReleaseResult) -> _models.ReleaseResult:
         node=_node_ref(message.node),
         node_memory_before=_node_memory(message.node_memory_before) if message.HasField("node_memory_before") else None,
         node_memory_after=_node_memory(message.node_memory_after) if message.HasField("node_memory_after") else None,
+        cgroups=tuple(map(_cgroup, message.cgroups)),
+        unreleased=tuple(map(_unreleased, message.unreleased)),
     )
 
 
@@ -231,7 +249,7 @@ def _process_result(message: result_pb2.ProcessResult) -> _models.ProcessResult:
         memory_after=_process_memory(message.memory_after) if message.HasField("memory_after") else None,
         released_bytes=message.released_bytes,
         proof=_enums.Proof(message.proof),
-        unreleased=tuple(_models.Unreleased(_enums.UnreleasedCause(u.cause), u.size_bytes) for u in message.unreleased),
+        unreleased=tuple(map(_unreleased, message.unreleased)),
         kill_time=_datetime(message.kill_time) if message.HasField("kill_time") else None,
         release_duration=_timedelta(message.release_duration) if message.HasField("release_duration") else None,
         exit_duration=_timedelta(message.exit_duration) if message.HasField("exit_duration") else None,
@@ -243,6 +261,10 @@ def _process_result(message: result_pb2.ProcessResult) -> _models.ProcessResult:
         sharing_pids=tuple(message.sharing_pids),
         cgroup=_cgroup(message.cgroup) if message.HasField("cgroup") else None,
     )
+
+
+def _unreleased(message: result_pb2.Unreleased) -> _models.Unreleased:
+    return _models.Unreleased(_enums.UnreleasedCause(message.cause), message.size_bytes)
 
 
 def _cgroup(message: memory_pb2.CgroupMemory) -> _models.CgroupMemory:
@@ -273,6 +295,9 @@ def _process_info(message: node_service_pb2.ProcessInfo) -> _models.ProcessInfo:
         reclaimable_bytes=message.reclaimable_bytes,
         cgroup=message.cgroup,
         protection=message.protection,
+        container_id=message.container_id,
+        pod_uid=message.pod_uid,
+        qos=_enums.QosClass(message.qos),
     )
 
 

@@ -99,6 +99,15 @@ class UnreleasedCause(_OpenEnum):
     COPY_ON_WRITE = 5
 
 
+class QosClass(_OpenEnum):
+    """Quality of service class of a pod; UNSPECIFIED: in no pod, or not to be told."""
+
+    UNSPECIFIED = 0
+    GUARANTEED = 1
+    BURSTABLE = 2
+    BEST_EFFORT = 3
+
+
 class Feature(_OpenEnum):
     """What an agent may be able to do, depending on kernel and privileges."""
 

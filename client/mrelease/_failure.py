@@ -28,6 +28,8 @@ BY_REASON: Final[dict[str, type[errors.AgentError]]] = {
     "SHUTTING_DOWN": errors.ShuttingDown,
     "INTERNAL": errors.InternalError,
     "UNKNOWN_METHOD": errors.UnknownMethod,
+    "TARGET_NOT_FOUND": errors.TargetNotFound,
+    "TARGET_AMBIGUOUS": errors.TargetAmbiguous,
 }
 
 #: One class for every status without details of an agent.

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from mrelease import _text
-from mrelease._enums import Feature, Outcome, Proof, Step, UnreleasedCause, Verdict
+from mrelease._enums import Feature, Outcome, Proof, QosClass, Step, UnreleasedCause, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,45 @@ class Process:
         return str(self.pid) if self.pidfd_inode is None else f"{self.pid}:{self.pidfd_inode}"
 
 
-#: What can be killed and released. Later versions add kinds (container, pod, cgroup).
-Target: TypeAlias = Process
+@dataclass(frozen=True, slots=True)
+class Container:
+    """Every process of one container. ``id``: 64 hexadecimal digits, or 12 or more of them where no other container begins so."""
+
+    id: str
+
+    def __str__(self) -> str:
+        return f"container {self.id[:12]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """Every process of a pod but its sandbox's.
+
+    ``uid``: metadata.uid; for a static pod the annotation kubernetes.io/config.hash. ``containers``: ids of those that are meant, as in
+    ``Container``; empty: all of them.
+    """
+
+    uid: str
+    containers: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"pod {self.uid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """Every process of a cgroup and of all below it. ``path``: absolute, as proc_pid_cgroup(5) shows it for the memory controller."""
+
+    path: str
+
+    def __str__(self) -> str:
+        return f"cgroup {self.path}"
+
+
+#: Where processes are listed.
+Group: TypeAlias = Container | Pod | Cgroup
+#: What can be killed and released.
+Target: TypeAlias = Process | Container | Pod | Cgroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +99,7 @@ class ProcessMemory:
 
 @dataclass(frozen=True, slots=True)
 class CgroupMemory:
-    """Charge of the memory cgroup in which the process was before it was killed."""
+    """Charge of a memory cgroup: the one in which a process was before it was killed, or one of a target's with all below it."""
 
     path: str
     before_bytes: int
@@ -82,7 +119,7 @@ class NodeMemory:
 
 @dataclass(frozen=True, slots=True)
 class Unreleased:
-    """Memory that the death of a process does not give back, or has not yet."""
+    """Memory that a death does not give back, or has not yet."""
 
     cause: UnreleasedCause
     size_bytes: int
@@ -130,7 +167,10 @@ class ProcessResult:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseResult:
-    """What became of a target, with the proof. ``str()`` is a table, one row a process, then what to do about what was not released."""
+    """What became of a target, with the proof. ``str()`` is a table, one row a process, then what to do about what was not released.
+
+    ``cgroups`` and ``unreleased`` are of a container, pod or cgroup; the latter is what stays charged to it, such as files of a tmpfs.
+    """
 
     verdict: Verdict
     released_bytes: int
@@ -138,6 +178,8 @@ class ReleaseResult:
     node: NodeRef
     node_memory_before: NodeMemory | None
     node_memory_after: NodeMemory | None
+    cgroups: tuple[CgroupMemory, ...]
+    unreleased: tuple[Unreleased, ...]
 
     @property
     def is_released(self) -> bool:
@@ -194,7 +236,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """One process as it was when it was listed."""
+    """One process as it was when it was listed. ``container_id`` and ``pod_uid`` are empty where it is in none."""
 
     process: Process
     command: str
@@ -205,6 +247,9 @@ class ProcessInfo:
     reclaimable_bytes: int
     cgroup: str
     protection: str
+    container_id: str
+    pod_uid: str
+    qos: QosClass
 
     @property
     def target(self) -> Process:

@@ -1,12 +1,13 @@
-"""A result as text: the rows of the table that ``print(result)`` and the CLI share."""
+"""A result as text: the rows and the lines below them that ``print(result)`` and the CLI share."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from mrelease import _text
-from mrelease._enums import Outcome
-from mrelease._models import ProcessResult, ReleaseResult
+from mrelease._enums import Outcome, UnreleasedCause
+from mrelease._models import ProcessResult, ReleaseResult, Unreleased
 
 #: Columns of the table of results.
 HEADER = ("PID", "COMMAND", "VERDICT", "RELEASED", "BACK IN", "EXITED IN")
@@ -14,6 +15,9 @@ HEADER = ("PID", "COMMAND", "VERDICT", "RELEASED", "BACK IN", "EXITED IN")
 RIGHT = (0, 3, 4, 5)
 #: Its column that colours show.
 VERDICT = 2
+
+# Of processes that have a note in common so many are named.
+_NAMED = 5
 
 
 def cells(result: ProcessResult) -> tuple[str, ...]:
@@ -35,34 +39,63 @@ def released(result: ProcessResult) -> str:
     return _text.share(result.released_bytes, result.memory_before.reclaimable_bytes)
 
 
-def notes(result: ProcessResult) -> list[str]:
-    """Why memory of this process is not back and what to do about it; empty where all that the death gives back is back."""
-    if result.outcome in (Outcome.RELEASED, Outcome.EXITED, Outcome.VALIDATED):
-        return []
-    lines = [f"{result.pid}: {_text.printable(result.cause) or result.outcome.name}"]
-    if where := ", ".join(
-        part
-        for part in (
-            f"state {_text.printable(result.state)}" if result.state else "",
-            f"waits in {_text.printable(result.wchan)}" if result.wchan else "",
-            f"{result.errno_name} at {result.step}" if result.errno_name else "",
-            f"shared with {', '.join(map(str, result.sharing_pids))}" if result.sharing_pids else "",
-        )
-        if part
-    ):
-        lines.append(f"  {where}")
-    if result.unreleased:
-        lines.append(f"  not released: {', '.join(map(str, result.unreleased))}")
-    if result.remedy:
-        lines.append(f"  {_text.printable(result.remedy)}")
+def is_well(result: ProcessResult) -> bool:
+    """Whether there is nothing to say about it: its memory is back, or a dry run passed."""
+    return result.outcome in (Outcome.RELEASED, Outcome.EXITED, Outcome.VALIDATED)
+
+
+def notes(results: Sequence[ProcessResult]) -> list[str]:
+    """Why memory is not back and what to do about it, once for all processes that have it in common; empty where all is well."""
+    pids: dict[tuple[str, str, str], list[int]] = {}
+    kept: dict[tuple[str, str, str], Counter[UnreleasedCause]] = {}
+    for result in results:
+        if not is_well(result):
+            key = (_text.printable(result.cause) or result.outcome.name, _where(result), _text.printable(result.remedy))
+            pids.setdefault(key, []).append(result.pid)
+            left = kept.setdefault(key, Counter())
+            for unreleased in result.unreleased:
+                left[unreleased.cause] += unreleased.size_bytes
+    lines: list[str] = []
+    for key, who in pids.items():
+        cause, where, remedy = key
+        lines.append(f"{_names(who)}: {cause}")
+        sizes = ", ".join(str(Unreleased(why, size)) for why, size in kept[key].items())
+        lines += [f"  {line}" for line in (where, f"not released: {sizes}" if sizes else "", remedy) if line]
     return lines
 
 
-def total(results: Sequence[ProcessResult]) -> str:
+def _where(result: ProcessResult) -> str:
+    parts = (
+        f"state {_text.printable(result.state)}" if result.state else "",
+        f"waits in {_text.printable(result.wchan)}" if result.wchan else "",
+        f"{result.errno_name} at {result.step}" if result.errno_name else "",
+        f"shared with {', '.join(map(str, result.sharing_pids))}" if result.sharing_pids else "",
+    )
+    return ", ".join(part for part in parts if part)
+
+
+def _names(pids: Sequence[int]) -> str:
+    named = ", ".join(map(str, pids[:_NAMED]))
+    return f"{named} and {len(pids) - _NAMED} more" if len(pids) > _NAMED else named
+
+
+def total(results: Sequence[ReleaseResult]) -> str:
     """The sum over several processes."""
-    released_bytes = sum(r.released_bytes for r in results)
-    whole_bytes = sum(r.memory_before.reclaimable_bytes if r.memory_before else r.released_bytes for r in results)
-    return f"total: {_text.share(released_bytes, whole_bytes)} back from {len(results)} process{'' if len(results) == 1 else 'es'}"
+    count = sum(len(r.processes) for r in results)
+    share = _text.share(sum(r.released_bytes for r in results), sum(map(_whole_bytes, results)))
+    return f"{share} back from {count} process{'' if count == 1 else 'es'}"
+
+
+def _whole_bytes(result: ReleaseResult) -> int:
+    # Processes share pages after fork(2): the sum over them may be more than there ever was.
+    if len(result.processes) > 1 and result.is_released:
+        return result.released_bytes
+    return sum(p.memory_before.reclaimable_bytes if p.memory_before else p.released_bytes for p in result.processes)
+
+
+def charged(result: ReleaseResult) -> list[str]:
+    """What stays charged to a container, pod or cgroup although its processes are dead."""
+    return [f"{unreleased} stays charged" for unreleased in result.unreleased]
 
 
 def process_line(result: ProcessResult) -> str:
@@ -80,7 +113,5 @@ def result_text(result: ReleaseResult) -> str:
     rows = [HEADER, *map(cells, result.processes)]
     lines = ["  ".join(row).rstrip() for row in _text.table(rows, RIGHT)]
     if len(result.processes) > 1:
-        lines.append(total(result.processes))
-    for process in result.processes:
-        lines += notes(process)
-    return "\n".join(lines)
+        lines.append(f"total: {total([result])}")
+    return "\n".join([*lines, *charged(result), *notes(result.processes)])

@@ -6,17 +6,19 @@
     `-- AgentError                a call failed
         |-- InvalidRequest        INVALID_ARGUMENT
         |   |-- InvalidField      a field is missing, out of range or not known to the agent
+        |   |-- TargetAmbiguous   the target names more than one container or cgroup
         |   |-- FeatureUnavailable  the request relies on what the node's kernel cannot do
         |   `-- UnknownMethod     UNIMPLEMENTED: the agent is older than this SDK, or no agent
         |-- WrongTarget           NOT_FOUND: what was named is not there
         |   |-- ProcessNotFound   no process has this pid
+        |   |-- TargetNotFound    no such container, pod or cgroup, or no process is in it
         |   |-- IdentityMismatch  another process has this pid now
         |   `-- NodeMismatch      another node, or another boot of it
-        |-- Refused               FAILED_PRECONDITION: the agent does not do this to this process
+        |-- Refused               FAILED_PRECONDITION: the agent does not do this to this target
         |   |-- Protected         the agent never kills it
         |   |-- KernelThread      it cannot be killed
         |   |-- NotPermitted      the agent's user may not signal it
-        |   `-- NotDying          release() was asked for a process that is alive
+        |   `-- NotDying          release() was asked for what is alive
         |-- Denied                this caller may not
         |   |-- Unauthenticated   UNAUTHENTICATED
         |   `-- PermissionDenied  PERMISSION_DENIED
@@ -72,7 +74,7 @@ class NotReleased(MreleaseError):
     def __str__(self) -> str:
         from mrelease._report import notes
 
-        lines = [line.strip() for process in self.result.processes for line in notes(process)]
+        lines = [line.strip() for line in notes(self.result.processes)]
         return "; ".join([f"the verdict is {self.result.verdict}", *lines])
 
 
@@ -132,6 +134,15 @@ class InvalidField(InvalidRequest):
     """A field is missing, out of range or not known to this agent; ``metadata["field"]`` is its path."""
 
 
+class TargetAmbiguous(InvalidRequest):
+    """The target names more than one container or cgroup; ``metadata`` names ``field``, ``value``, ``candidates``.
+
+    No ``WrongTarget``: who takes that for "already gone" would leave it running.
+    """
+
+    default_remedy = "name one of the candidates: a container by all 64 digits of its id, a cgroup by its path"
+
+
 class FeatureUnavailable(InvalidRequest):
     """The request relies on what this node's kernel cannot do; ``metadata["feature"]``. ``get_node()`` says why."""
 
@@ -152,6 +163,10 @@ class ProcessNotFound(WrongTarget):
     """No process has this pid; ``metadata["pid"]``."""
 
 
+class TargetNotFound(WrongTarget):
+    """No such container, pod or cgroup is on this node, or no process is in it; ``metadata`` names ``field``, ``value``."""
+
+
 class IdentityMismatch(WrongTarget):
     """Another process has this pid now; ``metadata`` names ``field``, ``expected``, ``actual``. The one that was meant is gone."""
 
@@ -163,13 +178,13 @@ class NodeMismatch(WrongTarget):
 
 
 class Refused(AgentError):
-    """The agent does not do this to this process. Nothing was signalled."""
+    """The agent does not do this to this target. Nothing was signalled."""
 
-    default_remedy = "choose another process"
+    default_remedy = "choose another target"
 
 
 class Protected(Refused):
-    """The agent never kills this process; ``metadata["rule"]`` says by which rule."""
+    """The agent never kills this process or group; ``metadata["rule"]`` says by which rule."""
 
 
 class KernelThread(Refused):
@@ -183,7 +198,7 @@ class NotPermitted(Refused):
 
 
 class NotDying(Refused):
-    """``release()`` was asked for a process that is alive, and it never kills."""
+    """``release()`` was asked for a process that is alive, or for a group of which all are, and it never kills."""
 
     default_remedy = "use kill_and_release() to kill it"
 

@@ -38,7 +38,7 @@ def members(enum: type[IntEnum]) -> dict[str, int]:
     return {member.name: member.value for member in enum}
 
 
-SDK = ["Outcome", "Verdict", "Step", "Proof", "Wait", "UnreleasedCause", "Feature"]
+SDK = ["Outcome", "Verdict", "Step", "Proof", "Wait", "UnreleasedCause", "Feature", "QosClass"]
 
 
 @pytest.mark.parametrize("name", SDK)

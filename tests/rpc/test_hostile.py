@@ -126,7 +126,7 @@ def test_control_characters(call: raw.Caller, text: str) -> None:
     [
         (KILL, process(PID) + field(15, 1), "15"),
         (KILL, process(PID) + field(536870911, b"x"), "536870911"),
-        (KILL, field(1, field(1, field(1, PID)) + field(2, b"x")), "target.2"),
+        (KILL, field(1, field(1, field(1, PID)) + field(99, b"x")), "target.99"),
         (KILL, process(PID, field(9, 1)), "target.process.9"),
         (KILL, process(PID) + field(2, field(1, "n") + field(3, 7)), "node.3"),
         (KILL, process(PID) + field(TIMEOUT, field(1, 1) + field(3, 7)), "timeout.3"),
@@ -134,7 +134,7 @@ def test_control_characters(call: raw.Caller, text: str) -> None:
         (RELEASE, process(PID) + field(7, 1), "7"),
         (RELEASE, process(PID, field(4, b"x")), "target.process.4"),
         (GET_NODE, field(1, 1), "1"),
-        (LIST, field(4, b"x"), "4"),
+        (LIST, field(99, b"x"), "99"),
     ],
 )
 def test_fields_that_the_agent_does_not_know(call: raw.Caller, method: str, request_: bytes, named: str) -> None:

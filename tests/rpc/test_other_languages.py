@@ -32,6 +32,10 @@ message BadRequest {
 """
 
 
+# Building grpcurl takes minutes where the module cache is cold.
+pytestmark = pytest.mark.timeout(900)
+
+
 @pytest.fixture(scope="module")
 def grpcurl() -> str:
     """grpcurl of one version: built once with the machine's Go, kept in the user's cache."""

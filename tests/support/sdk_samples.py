@@ -45,11 +45,41 @@ def process_result(pid: int = 4711, **changes: Any) -> mrelease.ProcessResult:
     return mrelease.ProcessResult(**(fields | changes))
 
 
-def release_result(*processes: mrelease.ProcessResult, verdict: mrelease.Verdict = mrelease.Verdict.RELEASED) -> mrelease.ReleaseResult:
-    """A result with these processes, or one that was released."""
+def release_result(
+    *processes: mrelease.ProcessResult, verdict: mrelease.Verdict = mrelease.Verdict.RELEASED, **changes: Any
+) -> mrelease.ReleaseResult:
+    """A result with these processes, or one that was released, with what a test changes of it."""
     processes = processes or (process_result(),)
-    released_bytes = sum(p.released_bytes for p in processes)
-    return mrelease.ReleaseResult(verdict, released_bytes, processes, mrelease.NodeRef("n7", "boot"), None, None)
+    fields: dict[str, Any] = {
+        "verdict": verdict,
+        "released_bytes": sum(p.released_bytes for p in processes),
+        "processes": processes,
+        "node": mrelease.NodeRef("n7", "boot"),
+        "node_memory_before": None,
+        "node_memory_after": None,
+        "cgroups": (),
+        "unreleased": (),
+    }
+    return mrelease.ReleaseResult(**(fields | changes))
+
+
+def process_info(**changes: Any) -> mrelease.ProcessInfo:
+    """A listed process, with what a test changes of it."""
+    fields: dict[str, Any] = {
+        "process": mrelease.Process(4711, 99, 7),
+        "command": "trainer",
+        "uid": 0,
+        "state": "S",
+        "threads": 1,
+        "memory": mrelease.ProcessMemory(),
+        "reclaimable_bytes": 0,
+        "cgroup": "/",
+        "protection": "",
+        "container_id": "",
+        "pod_uid": "",
+        "qos": mrelease.QosClass.UNSPECIFIED,
+    }
+    return mrelease.ProcessInfo(**(fields | changes))
 
 
 def full_message(kind: type[MessageT]) -> MessageT:

@@ -18,6 +18,11 @@ def blocking(client: mrelease.Client) -> None:
     assert_type(client.get_node(), mrelease.Node)
     assert_type(client.list_processes(limit=None, uid=0), mrelease.ProcessList)
     assert_type([p.target for p in client.list_processes()], list[mrelease.Process])
+    assert_type(client.kill_and_release(mrelease.Container("0123456789ab")), mrelease.ReleaseResult)
+    assert_type(client.release(mrelease.Pod("uid", containers=("0123456789ab",))), mrelease.ReleaseResult)
+    assert_type(client.list_processes(within=mrelease.Cgroup("/a")), mrelease.ProcessList)
+    assert_type([p.qos for p in client.list_processes(within=mrelease.Pod("uid"))], list[mrelease.QosClass])
+    client.list_processes(within=mrelease.Process(1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.kill_and_release(4711)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.kill_and_release(mrelease.Process(1), "n7")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     client.kill_and_release(mrelease.Process(1), wait="exited")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -30,14 +35,16 @@ async def asynchronous() -> None:
         assert_type(await client.kill_and_release(mrelease.Process(1), node=mrelease.NodeRef("n7")), mrelease.ReleaseResult)
         assert_type(await client.release(mrelease.Process(1)), mrelease.ReleaseResult)
         assert_type(await client.get_node(), mrelease.Node)
-        assert_type(await client.list_processes(), mrelease.ProcessList)
+        assert_type(await client.list_processes(within=mrelease.Container("0123456789ab")), mrelease.ProcessList)
 
 
 def results(result: mrelease.ReleaseResult, node: mrelease.Node, target: mrelease.Target) -> None:
     assert_type(result.verdict, mrelease.Verdict)
     assert_type(result.released_bytes, int)
     assert_type(result.is_released, bool)
-    assert_type(target, mrelease.Process)
+    assert_type(target, mrelease.Process | mrelease.Container | mrelease.Pod | mrelease.Cgroup)
+    assert_type(result.cgroups, tuple[mrelease.CgroupMemory, ...])
+    assert_type(result.unreleased, tuple[mrelease.Unreleased, ...])
     for process in result.processes:
         assert_type(process.outcome, mrelease.Outcome)
         assert_type(process.release_duration, timedelta | None)

@@ -29,14 +29,14 @@ MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.INTERNAL: "a defect of mrelease or of the agent, or no valid answer",
     ExitCode.USAGE: "the command line or the request is not valid",
     ExitCode.HELD: "killed, but memory is not proven back, or it is not known whether it was killed",
-    ExitCode.REFUSED: "the agent does not kill or release this process; nothing was signalled",
-    ExitCode.NOT_FOUND: "no such process, its pid belongs to another one now, or another node answers",
+    ExitCode.REFUSED: "the agent does not kill or release this target; nothing was signalled",
+    ExitCode.NOT_FOUND: "no such process, container, pod or cgroup, the pid belongs to another process now, or another node answers",
     ExitCode.UNREACHABLE: "no agent answers, or it has no capacity now; nothing was signalled",
     ExitCode.INCAPABLE: "doctor: something that mrelease needs does not work on this node",
     ExitCode.INTERRUPTED: "interrupted",
 }
 
-#: With several processes the code is the first of these that one of them has.
+#: With several targets the code is the first of these that one of them has.
 WORST_FIRST: Final = (
     ExitCode.INTERNAL,
     ExitCode.HELD,
@@ -78,5 +78,5 @@ def of_result(result: ReleaseResult) -> ExitCode:
 
 
 def worst(codes: Iterable[ExitCode]) -> ExitCode:
-    """The code of several processes."""
+    """The code of several targets."""
     return min(codes, key=WORST_FIRST.index, default=ExitCode.OK)

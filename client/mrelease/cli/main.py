@@ -19,7 +19,7 @@ _WORST = ", ".join(str(int(code)) for code in exit_codes.WORST_FIRST)
 
 
 @click.group(
-    epilog=f"{_EPILOG}\n\nWith several processes the worst one decides, in this order: {_WORST}.",
+    epilog=f"{_EPILOG}\n\nWith several targets the worst one decides, in this order: {_WORST}.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(VERSION, message="mrelease %(version)s")

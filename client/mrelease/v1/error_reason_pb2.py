@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emrelease/v1/error_reason.proto\x12\x0bmrelease.v1*\xef\x03\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_NODE_MISMATCH\x10\x02\x12\"\n\x1e\x45RROR_REASON_PROCESS_NOT_FOUND\x10\x03\x12\"\n\x1e\x45RROR_REASON_IDENTITY_MISMATCH\x10\x04\x12\x1a\n\x16\x45RROR_REASON_PROTECTED\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_KERNEL_THREAD\x10\x06\x12\x1e\n\x1a\x45RROR_REASON_NOT_PERMITTED\x10\x07\x12\x1a\n\x16\x45RROR_REASON_NOT_DYING\x10\x08\x12$\n ERROR_REASON_FEATURE_UNAVAILABLE\x10\t\x12\"\n\x1e\x45RROR_REASON_REAPERS_EXHAUSTED\x10\n\x12\x1c\n\x18\x45RROR_REASON_AGENT_LIMIT\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x0c\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\r\x12\x1f\n\x1b\x45RROR_REASON_UNKNOWN_METHOD\x10\x0e\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emrelease/v1/error_reason.proto\x12\x0bmrelease.v1*\xb5\x04\n\x0b\x45rrorReason\x12\x1c\n\x18\x45RROR_REASON_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x45RROR_REASON_INVALID_FIELD\x10\x01\x12\x1e\n\x1a\x45RROR_REASON_NODE_MISMATCH\x10\x02\x12\"\n\x1e\x45RROR_REASON_PROCESS_NOT_FOUND\x10\x03\x12\"\n\x1e\x45RROR_REASON_IDENTITY_MISMATCH\x10\x04\x12\x1a\n\x16\x45RROR_REASON_PROTECTED\x10\x05\x12\x1e\n\x1a\x45RROR_REASON_KERNEL_THREAD\x10\x06\x12\x1e\n\x1a\x45RROR_REASON_NOT_PERMITTED\x10\x07\x12\x1a\n\x16\x45RROR_REASON_NOT_DYING\x10\x08\x12$\n ERROR_REASON_FEATURE_UNAVAILABLE\x10\t\x12\"\n\x1e\x45RROR_REASON_REAPERS_EXHAUSTED\x10\n\x12\x1c\n\x18\x45RROR_REASON_AGENT_LIMIT\x10\x0b\x12\x1e\n\x1a\x45RROR_REASON_SHUTTING_DOWN\x10\x0c\x12\x19\n\x15\x45RROR_REASON_INTERNAL\x10\r\x12\x1f\n\x1b\x45RROR_REASON_UNKNOWN_METHOD\x10\x0e\x12!\n\x1d\x45RROR_REASON_TARGET_NOT_FOUND\x10\x0f\x12!\n\x1d\x45RROR_REASON_TARGET_AMBIGUOUS\x10\x10\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,5 +32,5 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrelease.v1.error_reason_pb
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ERRORREASON']._serialized_start=48
-  _globals['_ERRORREASON']._serialized_end=543
+  _globals['_ERRORREASON']._serialized_end=613
 # @@protoc_insertion_point(module_scope)

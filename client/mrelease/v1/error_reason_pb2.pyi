@@ -33,7 +33,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_IDENTITY_MISMATCH: _ErrorReason.ValueType  # 4
     """FAILED_PRECONDITION. Another process has this pid now; metadata `pid`, `field`, `expected`, `actual`."""
     ERROR_REASON_PROTECTED: _ErrorReason.ValueType  # 5
-    """PERMISSION_DENIED. The agent never kills this process; metadata `pid`, `rule`."""
+    """PERMISSION_DENIED. The agent never kills this process or group; metadata `pid` (or `field`, `value`), `rule`."""
     ERROR_REASON_KERNEL_THREAD: _ErrorReason.ValueType  # 6
     """FAILED_PRECONDITION. A kernel thread cannot be killed; metadata `pid`."""
     ERROR_REASON_NOT_PERMITTED: _ErrorReason.ValueType  # 7
@@ -54,6 +54,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """INTERNAL. A defect of the agent; metadata `incident` finds the agent's log line. Whether something was killed is not known."""
     ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 14
     """UNIMPLEMENTED. The agent has no such method; metadata `method`."""
+    ERROR_REASON_TARGET_NOT_FOUND: _ErrorReason.ValueType  # 15
+    """NOT_FOUND. No such container, pod or cgroup is on this node, or no process is in it; metadata `field`, `value`."""
+    ERROR_REASON_TARGET_AMBIGUOUS: _ErrorReason.ValueType  # 16
+    """FAILED_PRECONDITION. The target names more than one container or cgroup; metadata `field`, `value`, `candidates`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the one google.rpc.ErrorInfo that every failed call carries in grpc-status-details-bin, without the prefix; `domain` is
@@ -71,7 +75,7 @@ ERROR_REASON_PROCESS_NOT_FOUND: ErrorReason.ValueType  # 3
 ERROR_REASON_IDENTITY_MISMATCH: ErrorReason.ValueType  # 4
 """FAILED_PRECONDITION. Another process has this pid now; metadata `pid`, `field`, `expected`, `actual`."""
 ERROR_REASON_PROTECTED: ErrorReason.ValueType  # 5
-"""PERMISSION_DENIED. The agent never kills this process; metadata `pid`, `rule`."""
+"""PERMISSION_DENIED. The agent never kills this process or group; metadata `pid` (or `field`, `value`), `rule`."""
 ERROR_REASON_KERNEL_THREAD: ErrorReason.ValueType  # 6
 """FAILED_PRECONDITION. A kernel thread cannot be killed; metadata `pid`."""
 ERROR_REASON_NOT_PERMITTED: ErrorReason.ValueType  # 7
@@ -92,4 +96,8 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 13
 """INTERNAL. A defect of the agent; metadata `incident` finds the agent's log line. Whether something was killed is not known."""
 ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 14
 """UNIMPLEMENTED. The agent has no such method; metadata `method`."""
+ERROR_REASON_TARGET_NOT_FOUND: ErrorReason.ValueType  # 15
+"""NOT_FOUND. No such container, pod or cgroup is on this node, or no process is in it; metadata `field`, `value`."""
+ERROR_REASON_TARGET_AMBIGUOUS: ErrorReason.ValueType  # 16
+"""FAILED_PRECONDITION. The target names more than one container or cgroup; metadata `field`, `value`, `candidates`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -63,6 +63,34 @@ FEATURE_RAISED_PRIORITY: Feature.ValueType  # 6
 """Running at raised priority (CAP_SYS_NICE), so that a busy node does not starve the agent."""
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
+class _QosClass:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QosClassEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QosClass.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QOS_CLASS_UNSPECIFIED: _QosClass.ValueType  # 0
+    """In no pod, or not to be told from the cgroup."""
+    QOS_CLASS_GUARANTEED: _QosClass.ValueType  # 1
+    """Guaranteed."""
+    QOS_CLASS_BURSTABLE: _QosClass.ValueType  # 2
+    """Burstable."""
+    QOS_CLASS_BEST_EFFORT: _QosClass.ValueType  # 3
+    """BestEffort."""
+
+class QosClass(_QosClass, metaclass=_QosClassEnumTypeWrapper):
+    """Quality of service class of a pod, by the cgroup that it is in."""
+
+QOS_CLASS_UNSPECIFIED: QosClass.ValueType  # 0
+"""In no pod, or not to be told from the cgroup."""
+QOS_CLASS_GUARANTEED: QosClass.ValueType  # 1
+"""Guaranteed."""
+QOS_CLASS_BURSTABLE: QosClass.ValueType  # 2
+"""Burstable."""
+QOS_CLASS_BEST_EFFORT: QosClass.ValueType  # 3
+"""BestEffort."""
+Global___QosClass: _TypeAlias = QosClass  # noqa: Y015
+
 @_typing.final
 class GetNodeRequest(_message.Message):
     """Request of GetNode."""
@@ -205,22 +233,28 @@ class ListProcessesRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     UID_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """How many at most: 0 to 1000; 0 means 50."""
     page_token: _builtins.str
     """`next_page_token` of the previous page; the other fields must be the same."""
     uid: _builtins.int
     """Only processes of this effective user id. Absent: of every user."""
+    @_builtins.property
+    def within(self) -> _target_pb2.Target:
+        """Only processes of this container, pod or cgroup; a process is INVALID_ARGUMENT. Absent: of the whole node."""
+
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         uid: _builtins.int | None = ...,
+        within: _target_pb2.Target | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_uid", b"_uid", "uid", b"uid"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_uid", b"_uid", "uid", b"uid", "within", b"within"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_uid", b"_uid", "page_size", b"page_size", "page_token", b"page_token", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_uid", b"_uid", "page_size", b"page_size", "page_token", b"page_token", "uid", b"uid", "within", b"within"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__uid: _TypeAlias = _typing.Literal["uid"]  # noqa: Y015
     _WhichOneofArgType__uid: _TypeAlias = _typing.Literal["_uid", b"_uid"]  # noqa: Y015
@@ -277,6 +311,9 @@ class ProcessInfo(_message.Message):
     RECLAIMABLE_BYTES_FIELD_NUMBER: _builtins.int
     CGROUP_FIELD_NUMBER: _builtins.int
     PROTECTION_FIELD_NUMBER: _builtins.int
+    CONTAINER_ID_FIELD_NUMBER: _builtins.int
+    POD_UID_FIELD_NUMBER: _builtins.int
+    QOS_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """Name of its main thread, proc_pid_comm(5). Bytes that are not UTF-8 are replaced."""
     uid: _builtins.int
@@ -291,6 +328,12 @@ class ProcessInfo(_message.Message):
     """Path of its memory cgroup below the mount; empty where it has none."""
     protection: _builtins.str
     """Why the agent would refuse to kill it; empty where it would not."""
+    container_id: _builtins.str
+    """Id of its container; empty where it is in none."""
+    pod_uid: _builtins.str
+    """Uid of its pod; empty where it is in none."""
+    qos: Global___QosClass.ValueType
+    """Class of its pod."""
     @_builtins.property
     def process(self) -> _target_pb2.ProcessTarget:
         """What to kill it by: use it as Target.process."""
@@ -311,10 +354,13 @@ class ProcessInfo(_message.Message):
         reclaimable_bytes: _builtins.int = ...,
         cgroup: _builtins.str = ...,
         protection: _builtins.str = ...,
+        container_id: _builtins.str = ...,
+        pod_uid: _builtins.str = ...,
+        qos: Global___QosClass.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "command", b"command", "memory", b"memory", "process", b"process", "protection", b"protection", "reclaimable_bytes", b"reclaimable_bytes", "state", b"state", "threads", b"threads", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "command", b"command", "container_id", b"container_id", "memory", b"memory", "pod_uid", b"pod_uid", "process", b"process", "protection", b"protection", "qos", b"qos", "reclaimable_bytes", b"reclaimable_bytes", "state", b"state", "threads", b"threads", "uid", b"uid"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

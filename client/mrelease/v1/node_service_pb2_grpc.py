@@ -54,7 +54,7 @@ class NodeServiceServicer(object):
     def GetNode(self, request, context):
         """Describes the node, and each capability with why it is off.
 
-        Errors: UNAVAILABLE (SHUTTING_DOWN).
+        Errors: RESOURCE_EXHAUSTED (AGENT_LIMIT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -63,7 +63,8 @@ class NodeServiceServicer(object):
     def ListProcesses(self, request, context):
         """Lists user processes, the one whose death gives most memory back first. Kernel threads and processes without memory are left out.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (SHUTTING_DOWN).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
+        PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -36,12 +36,13 @@ class NodeServiceStub:
     GetNode: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]
     """Describes the node, and each capability with why it is off.
 
-    Errors: UNAVAILABLE (SHUTTING_DOWN).
+    Errors: RESOURCE_EXHAUSTED (AGENT_LIMIT).
     """
     ListProcesses: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListProcessesRequest, _node_service_pb2.ListProcessesResponse]
     """Lists user processes, the one whose death gives most memory back first. Kernel threads and processes without memory are left out.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (SHUTTING_DOWN).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
+    PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
     """
 
 @_typing.type_check_only
@@ -52,12 +53,13 @@ class NodeServiceAsyncStub(NodeServiceStub):
     GetNode: _aio.UnaryUnaryMultiCallable[_node_service_pb2.GetNodeRequest, _node_service_pb2.GetNodeResponse]  # type: ignore[assignment]
     """Describes the node, and each capability with why it is off.
 
-    Errors: UNAVAILABLE (SHUTTING_DOWN).
+    Errors: RESOURCE_EXHAUSTED (AGENT_LIMIT).
     """
     ListProcesses: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListProcessesRequest, _node_service_pb2.ListProcessesResponse]  # type: ignore[assignment]
     """Lists user processes, the one whose death gives most memory back first. Kernel threads and processes without memory are left out.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (SHUTTING_DOWN).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
+    PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
     """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -71,7 +73,7 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_service_pb2.GetNodeResponse, _abc.Awaitable[_node_service_pb2.GetNodeResponse]]:
         """Describes the node, and each capability with why it is off.
 
-        Errors: UNAVAILABLE (SHUTTING_DOWN).
+        Errors: RESOURCE_EXHAUSTED (AGENT_LIMIT).
         """
 
     @_abc_1.abstractmethod
@@ -82,7 +84,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_service_pb2.ListProcessesResponse, _abc.Awaitable[_node_service_pb2.ListProcessesResponse]]:
         """Lists user processes, the one whose death gives most memory back first. Kernel threads and processes without memory are left out.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), UNAVAILABLE (SHUTTING_DOWN).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
+        PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
         """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -41,14 +41,17 @@ class ReleaseServiceStub:
     KillAndRelease: _grpc.UnaryUnaryMultiCallable[_release_service_pb2.KillAndReleaseRequest, _release_service_pb2.KillAndReleaseResponse]
     """Sends SIGKILL to the target and releases its memory.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH, IDENTITY_MISMATCH,
-    KERNEL_THREAD, FEATURE_UNAVAILABLE), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
+    Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
+    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
     AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
     """
     Release: _grpc.UnaryUnaryMultiCallable[_release_service_pb2.ReleaseRequest, _release_service_pb2.ReleaseResponse]
     """Releases the memory of a target that someone else has already killed. Never signals.
 
-    Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive.
+    Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
+    living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
     """
 
 @_typing.type_check_only
@@ -64,14 +67,17 @@ class ReleaseServiceAsyncStub(ReleaseServiceStub):
     KillAndRelease: _aio.UnaryUnaryMultiCallable[_release_service_pb2.KillAndReleaseRequest, _release_service_pb2.KillAndReleaseResponse]  # type: ignore[assignment]
     """Sends SIGKILL to the target and releases its memory.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH, IDENTITY_MISMATCH,
-    KERNEL_THREAD, FEATURE_UNAVAILABLE), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
+    Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
+    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
     AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
     """
     Release: _aio.UnaryUnaryMultiCallable[_release_service_pb2.ReleaseRequest, _release_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Releases the memory of a target that someone else has already killed. Never signals.
 
-    Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive.
+    Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
+    living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
     """
 
 class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -90,8 +96,10 @@ class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_release_service_pb2.KillAndReleaseResponse, _abc.Awaitable[_release_service_pb2.KillAndReleaseResponse]]:
         """Sends SIGKILL to the target and releases its memory.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH, IDENTITY_MISMATCH,
-        KERNEL_THREAD, FEATURE_UNAVAILABLE), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
+        Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
+        IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
         AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
         """
 
@@ -103,7 +111,8 @@ class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_release_service_pb2.ReleaseResponse, _abc.Awaitable[_release_service_pb2.ReleaseResponse]]:
         """Releases the memory of a target that someone else has already killed. Never signals.
 
-        Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive.
+        Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
+        living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
         """
 
 def add_ReleaseServiceServicer_to_server(servicer: ReleaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

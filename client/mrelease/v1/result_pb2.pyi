@@ -35,10 +35,14 @@ class ReleaseResult(_message.Message):
     NODE_FIELD_NUMBER: _builtins.int
     NODE_MEMORY_BEFORE_FIELD_NUMBER: _builtins.int
     NODE_MEMORY_AFTER_FIELD_NUMBER: _builtins.int
+    CGROUPS_FIELD_NUMBER: _builtins.int
+    UNRELEASED_FIELD_NUMBER: _builtins.int
     verdict: _outcome_pb2.Verdict.ValueType
     """The worst of the processes' outcomes."""
     released_bytes: _builtins.int
-    """Anonymous memory and swap proven back, in bytes: the sum over `processes`."""
+    """Anonymous memory and swap proven back, in bytes: the sum over `processes`, but for a container, pod or cgroup no more than its charge
+    fell by: processes share pages after fork(2).
+    """
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessResult]:
         """One entry for each process of the target."""
@@ -55,6 +59,14 @@ class ReleaseResult(_message.Message):
     def node_memory_after(self) -> _memory_pb2.NodeMemory:
         """Memory of the node when the result was made: context, not proof."""
 
+    @_builtins.property
+    def cgroups(self) -> _containers.RepeatedCompositeFieldContainer[_memory_pb2.CgroupMemory]:
+        """For a container, pod or cgroup: the charge of each of its cgroups, with all below it."""
+
+    @_builtins.property
+    def unreleased(self) -> _containers.RepeatedCompositeFieldContainer[Global___Unreleased]:
+        """For a container, pod or cgroup: memory still charged to it that no death gives back, such as the files of a memory emptyDir."""
+
     def __init__(
         self,
         *,
@@ -64,10 +76,12 @@ class ReleaseResult(_message.Message):
         node: Global___NodeIdentity | None = ...,
         node_memory_before: _memory_pb2.NodeMemory | None = ...,
         node_memory_after: _memory_pb2.NodeMemory | None = ...,
+        cgroups: _abc.Iterable[_memory_pb2.CgroupMemory] | None = ...,
+        unreleased: _abc.Iterable[Global___Unreleased] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "node_memory_after", b"node_memory_after", "node_memory_before", b"node_memory_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "node_memory_after", b"node_memory_after", "node_memory_before", b"node_memory_before", "processes", b"processes", "released_bytes", b"released_bytes", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroups", b"cgroups", "node", b"node", "node_memory_after", b"node_memory_after", "node_memory_before", b"node_memory_before", "processes", b"processes", "released_bytes", b"released_bytes", "unreleased", b"unreleased", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

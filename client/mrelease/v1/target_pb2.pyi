@@ -3,8 +3,10 @@
 isort:skip_file
 The contract of mrelease: kill what must die, give its memory back now, and prove it."""
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,29 +20,119 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class Target(_message.Message):
-    """What a caller wants dead: later versions add kinds (container, pod, cgroup) beside process."""
+    """What a caller wants dead."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PROCESS_FIELD_NUMBER: _builtins.int
+    CONTAINER_FIELD_NUMBER: _builtins.int
+    POD_FIELD_NUMBER: _builtins.int
+    CGROUP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def process(self) -> Global___ProcessTarget:
         """One process on the agent's node."""
+
+    @_builtins.property
+    def container(self) -> Global___ContainerTarget:
+        """Every process of one container."""
+
+    @_builtins.property
+    def pod(self) -> Global___PodTarget:
+        """Every process of a pod's containers, or of some of them; never its sandbox."""
+
+    @_builtins.property
+    def cgroup(self) -> Global___CgroupTarget:
+        """Every process of a cgroup and of all below it."""
 
     def __init__(
         self,
         *,
         process: Global___ProcessTarget | None = ...,
+        container: Global___ContainerTarget | None = ...,
+        pod: Global___PodTarget | None = ...,
+        cgroup: Global___CgroupTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "process", b"process"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "container", b"container", "kind", b"kind", "pod", b"pod", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "process", b"process"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "container", b"container", "kind", b"kind", "pod", b"pod", "process", b"process"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["process"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["process", "container", "pod", "cgroup"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
 Global___Target: _TypeAlias = Target  # noqa: Y015
+
+@_typing.final
+class ContainerTarget(_message.Message):
+    """A container, found by the name of its cgroup: no runtime is asked. A sandbox, and what holds the agent, is PROTECTED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Container id: all 64 hexadecimal digits, or 12 or more from the start where only one container of the node has them."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerTarget: _TypeAlias = ContainerTarget  # noqa: Y015
+
+@_typing.final
+class PodTarget(_message.Message):
+    """A pod, found by the names of its cgroups: neither the API server nor a runtime is asked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UID_FIELD_NUMBER: _builtins.int
+    CONTAINERS_FIELD_NUMBER: _builtins.int
+    uid: _builtins.str
+    """metadata.uid of the pod; for a static pod the annotation kubernetes.io/config.hash."""
+    @_builtins.property
+    def containers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Ids of the containers that are meant, as in ContainerTarget.id. Empty: all but the sandbox."""
+
+    def __init__(
+        self,
+        *,
+        uid: _builtins.str = ...,
+        containers: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "uid", b"uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PodTarget: _TypeAlias = PodTarget  # noqa: Y015
+
+@_typing.final
+class CgroupTarget(_message.Message):
+    """A cgroup with all below it. The root, what holds pods, the agent or a container runtime is PROTECTED."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path in the hierarchy that carries memory, as proc_pid_cgroup(5) shows it: absolute, without ".." and without a trailing slash."""
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CgroupTarget: _TypeAlias = CgroupTarget  # noqa: Y015
 
 @_typing.final
 class ProcessTarget(_message.Message):

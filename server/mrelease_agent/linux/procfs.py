@@ -139,6 +139,15 @@ def status(proc: int, prefix: str = "") -> Status:
     )
 
 
+def start_time(pid: int) -> int:
+    """Start time of whatever has ``pid`` now, in clock ticks since boot; 0 where nothing has."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
 def thread_ids(proc: int) -> list[int]:
     """List the threads of a process, empty when it is gone."""
     try:

@@ -9,8 +9,13 @@ from mrelease_agent.reaping.report import Report
 
 UNSUPPORTED: Final = "killed, but this node cannot call process_mrelease(2), so its memory waits for its exit"
 REMEDY_UNSUPPORTED: Final = "`mrelease doctor` says what to change on the node; the memory comes back when the process exits"
+NOT_DYING: Final = "it is alive, and Release never kills"
+NOT_PERMITTED: Final = "the agent's user may not signal it"
+REMEDY_NOT_PERMITTED: Final = "run the agent as root or with CAP_KILL, or as the user of the process"
 STUCK: Final = "process_mrelease(2) waits in the kernel for the lock of the address space"
 REMEDY_STUCK: Final = "find the thread that holds mmap_lock (state D, see wchan); the call goes on and releases when the lock is free"
+NO_REAPER: Final = "every reaper thread was busy until the deadline, so process_mrelease(2) was not called"
+REMEDY_NO_REAPER: Final = "release again, or raise reaper_threads"
 CORE_DUMPING: Final = "it dumps core, and the kernel does not reap before the dump has ended"
 REMEDY_CORE_DUMPING: Final = "wait for the dump, or send SIGKILL (`mrelease kill`), which ends the dump"
 REMEDY_SHARED_MM: Final = "kill those that share the address space too, then release again"

@@ -12,16 +12,18 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, Literal
 
 from mrelease_agent.linux import procfs
 from mrelease_agent.linux.cgroups import MemoryCgroup
 from mrelease_agent.linux.process import ProcessRef
+from mrelease_agent.linux.procfs import Memory
 from mrelease_agent.linux.sharing import alike_relatives, sharers, still_held
 from mrelease_agent.linux.syscalls import process_mrelease
 from mrelease_agent.reaping import explain
 from mrelease_agent.reaping.outcome import Outcome, Proof, Step, Then, Unreleased, answer
-from mrelease_agent.reaping.reapers import Reapers
+from mrelease_agent.reaping.reapers import NotStartedError, Reapers
 from mrelease_agent.reaping.report import Plan, Report
 
 #: Pauses between calls and between looks at the charge, in seconds: the first, and the bound of the doubling.
@@ -30,7 +32,7 @@ _LAST_PAUSE: Final = 0.1
 #: Seconds that a call which the deadline still permits is given to return: an answer says more than the deadline.
 _LEAST_CALL: Final = 0.05
 #: What the agent's own process may run into at any time: once the signal is out, it goes on and tries again.
-_LIMITS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+LIMITS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 Tell = Callable[[Literal["kill", "release", "exit"], float], None]
 Syscall = Callable[[int], int]
@@ -48,8 +50,23 @@ class LimitError(Exception):
         self.cause = cause
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A process before the signal: its memory, and the relatives that may share it."""
+
+    memory: Memory | None
+    alike: list[int]
+
+
+def measure(ref: ProcessRef) -> Measured:
+    """Read what an operation has to know before the signal. Raises OSError for limits of the agent's process."""
+    return Measured(ref.memory(), alike_relatives(ref.pid, ref.proc, ref.stat.ppid))
+
+
 class Operation:
-    """One kill and release, or release, of one process. Owns ``ref`` and closes it; run() is called once.
+    """One kill and release, or release, of one process: run(), or prepare(), begin(), complete() and close(). Owns ``ref``.
+
+    ``measured`` is given for one process of many; then the charge of its memory cgroup is not looked at: it is not its alone.
 
     ``call`` is process_mrelease(2): the seam where tests inject what the kernel cannot be made to answer. ``tell`` hears the duration
     of each step in seconds.
@@ -65,6 +82,7 @@ class Operation:
         call: Syscall = process_mrelease,
         tell: Tell = lambda _step, _seconds: None,
         count_error: Callable[[str], None] = lambda _name: None,
+        measured: Measured | None = None,
     ) -> None:
         self._ref = ref
         self._plan = plan
@@ -73,6 +91,7 @@ class Operation:
         self._call = call
         self._tell = tell
         self._count_error = count_error
+        self._measured = measured
         self._exited = asyncio.Event()
         self._deadline = 0.0
         self._start = 0.0
@@ -82,35 +101,70 @@ class Operation:
 
     async def run(self) -> Report:
         """Do it. Raises LimitError, NotDyingError, ProcessLookupError and PermissionError of the signal: then nothing was signalled."""
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._ref.fd, self._on_exit, loop)
         try:
-            return await self._run()
+            await self.prepare()
+            self.begin()
+            return await self.complete()
         finally:
-            loop.remove_reader(self._ref.fd)
-            self._ref.close()
-            if self._first_fd >= 0:
-                os.close(self._first_fd)
-            if self._cgroup is not None:
-                self._cgroup.close()
+            self.close()
+
+    @property
+    def report(self) -> Report:
+        """What is known so far."""
+        return self._report
+
+    def close(self) -> None:
+        """Close what is open; harmless when repeated."""
+        if self._ref.fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._ref.fd)
+        self._ref.close()
+        if self._first_fd >= 0:
+            os.close(self._first_fd)
+            self._first_fd = -1
+        if self._cgroup is not None:
+            self._cgroup.close()
 
     def _on_exit(self, loop: asyncio.AbstractEventLoop) -> None:
         loop.remove_reader(self._ref.fd)
         self._report.exit_duration = max(0.0, time.monotonic() - self._start) if self._start else None
         self._exited.set()
 
-    async def _run(self) -> Report:
+    async def prepare(self) -> None:
+        """Measure, and open what the first call needs: after the signal it is too late to find that no descriptor is free.
+
+        Raises LimitError.
+        """
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._ref.fd, self._on_exit, loop)
         report = self._report
         try:
-            await self._prepare()
+            self._first_fd = os.dup(self._ref.fd)
+            if self._measured is None:
+                self._cgroup = MemoryCgroup.of(self._ref.pid, self._ref.proc)
+            measured = self._measured or measure(self._ref)
+            report.before = measured.memory
+            if measured.alike:
+                report.sharers = await self._search_sharers(0.25, measured.alike)
         except OSError as error:
-            if error.errno not in _LIMITS:
+            if error.errno not in LIMITS:
                 raise
             raise LimitError(error) from error
-        self._begin()
+
+    def begin(self) -> None:
+        """Send SIGKILL where the plan says so, and start the clock. Raises ProcessLookupError, PermissionError: nothing was signalled."""
+        self._report.kill_time = time.time()
+        self._start = time.monotonic()
+        self._deadline = self._start + self._plan.timeout
+        if self._exited.is_set():
+            self._report.exit_duration = 0.0
         if self._plan.kill:
             self._ref.send_signal(signal.SIGKILL)
             self._tell("kill", time.monotonic() - self._start)
+
+    async def complete(self) -> Report:
+        """Release, prove, report. Raises NotDyingError."""
+        report = self._report
+        if self._plan.kill:
             report.step = Step.KILL
             await self._wait_exit(min(self._plan.reap_delay, self._remaining))
         await self._release()
@@ -121,22 +175,6 @@ class Operation:
             self._tell("exit", report.exit_duration)
         self._finish()
         return report
-
-    async def _prepare(self) -> None:
-        """Measure, and open what the first call needs: after the signal it is too late to find that no descriptor is free."""
-        report = self._report
-        self._first_fd = os.dup(self._ref.fd)
-        report.before = self._ref.memory()
-        self._cgroup = MemoryCgroup.of(self._ref.pid, self._ref.proc)
-        if alike := alike_relatives(self._ref.pid, self._ref.proc, self._ref.stat.ppid):
-            report.sharers = await self._search_sharers(0.25, alike)
-
-    def _begin(self) -> None:
-        self._report.kill_time = time.time()
-        self._start = time.monotonic()
-        self._deadline = self._start + self._plan.timeout
-        if self._exited.is_set():
-            self._report.exit_duration = 0.0
 
     @property
     def _remaining(self) -> float:
@@ -166,13 +204,15 @@ class Operation:
             return []
 
     async def _reap(self) -> int:
-        """Call process_mrelease(2) on a reaper thread; the errno, or ETIMEDOUT where it does not return by the deadline."""
+        """Call process_mrelease(2) on a reaper thread; its errno, ETIMEDOUT where it has not returned, EBUSY where no thread was free."""
         fd, self._first_fd = self._first_fd, -1
         if fd < 0:
             fd = os.dup(self._ref.fd)
         self._report.attempts += 1
         try:
             number = await self._reapers.run(lambda: self._call(fd), max(_LEAST_CALL, self._remaining), lambda: os.close(fd))
+        except NotStartedError:
+            return errno.EBUSY
         except TimeoutError:
             return errno.ETIMEDOUT
         if number:
@@ -195,7 +235,7 @@ class Operation:
                 if await self._release_once():
                     return
             except OSError as error:
-                if error.errno not in _LIMITS:
+                if error.errno not in LIMITS:
                     raise
             if self._remaining <= 0 or await self._wait_exit(min(pause, self._remaining)):
                 break
@@ -206,8 +246,10 @@ class Operation:
         """One call and what follows from its answer: whether that settled the outcome. Raises OSError for limits."""
         report = self._report
         report.errno = await self._reap()
-        if report.errno == errno.ETIMEDOUT:
-            report.outcome, report.cause, report.remedy = Outcome.HELD, explain.STUCK, explain.REMEDY_STUCK
+        if report.errno in (errno.ETIMEDOUT, errno.EBUSY):
+            stuck = report.errno == errno.ETIMEDOUT
+            report.outcome, report.cause = Outcome.HELD, explain.STUCK if stuck else explain.NO_REAPER
+            report.remedy = explain.REMEDY_STUCK if stuck else explain.REMEDY_NO_REAPER
             await self._await_freed()
             return True
         what = answer(report.errno)

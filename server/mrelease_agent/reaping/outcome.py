@@ -111,6 +111,8 @@ _VERDICTS: Final[Mapping[Outcome, Verdict]] = {
     Outcome.SHARED_MM: Verdict.HELD,
     Outcome.CORE_DUMPING: Verdict.HELD,
     Outcome.UNSUPPORTED: Verdict.HELD,
+    Outcome.NOT_DYING: Verdict.HELD,
+    Outcome.NOT_PERMITTED: Verdict.HELD,
     Outcome.VALIDATED: Verdict.VALIDATED,
 }
 

@@ -19,6 +19,10 @@ T = TypeVar("T")
 STUCK_AFTER: Final = 1.0
 
 
+class NotStartedError(TimeoutError):
+    """No thread was free by the deadline."""
+
+
 class _Job(Generic[T]):
     def __init__(self, call: Callable[[], T], cleanup: Callable[[], None]) -> None:
         self.call = call
@@ -65,7 +69,7 @@ class Reapers:
     async def run(self, call: Callable[[], T], timeout: float, cleanup: Callable[[], None] = lambda: None) -> T:
         """Run ``call`` on a thread; ``cleanup`` runs once when the call has returned or is known never to start, also long after.
 
-        Raises TimeoutError after ``timeout`` seconds: a call that has not started never will, one in the kernel goes on there.
+        Raises TimeoutError after ``timeout`` seconds: a call in the kernel goes on there; NotStartedError: it never will be made.
         """
         job = _Job(call, cleanup)
         watch = job.loop.call_later(STUCK_AFTER, self._watch, job)
@@ -73,7 +77,7 @@ class Reapers:
         try:
             return await asyncio.wait_for(asyncio.shield(job.future), timeout)
         except asyncio.TimeoutError:
-            raise TimeoutError from None
+            raise (TimeoutError if job.started else NotStartedError) from None
         finally:
             if not job.future.done():
                 with self._lock:

@@ -44,3 +44,30 @@ class Report:
     cgroup_path: str | None = None
     cgroup_before: int = 0
     cgroup_after: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What is charged to a cgroup with all below it, in bytes: before the first signal and after; None where it is gone."""
+
+    path: str
+    before: int
+    after: int | None
+    shmem: int
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A finished operation on a target: its processes, and for a container, pod or cgroup the charges."""
+
+    reports: list[Report]
+    charges: list[Charge] = field(default_factory=list[Charge])
+
+    @property
+    def released(self) -> int:
+        """Bytes proven back: of the processes, but no more than the charge fell by, since relatives by fork(2) count shared pages twice."""
+        total = sum(report.released for report in self.reports)
+        if not self.charges or any(charge.after is None for charge in self.charges):
+            return total
+        fell = sum(charge.before - (charge.after or 0) for charge in self.charges)
+        return min(total, max(0, fell))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
@@ -13,21 +12,36 @@ from mrelease_agent.linux.node import NodeMemory
 from mrelease_agent.linux.process import Identity
 from mrelease_agent.linux.procfs import Memory
 from mrelease_agent.reaping.outcome import verdict
-from mrelease_agent.reaping.report import Report
+from mrelease_agent.reaping.report import Charge, Done, Report
 
 
 def result(
-    reports: Sequence[Report], node: result_pb2.NodeIdentity, before: NodeMemory, after: NodeMemory, *, inode_known: bool
+    done: Done, node: result_pb2.NodeIdentity, before: NodeMemory, after: NodeMemory, *, inode_known: bool
 ) -> result_pb2.ReleaseResult:
     """The result for a whole target."""
     return result_pb2.ReleaseResult(
-        verdict=outcome_pb2.Verdict.ValueType(verdict(report.outcome for report in reports)),
-        released_bytes=sum(report.released for report in reports),
-        processes=[_process_result(report, inode_known=inode_known) for report in reports],
+        verdict=outcome_pb2.Verdict.ValueType(verdict(report.outcome for report in done.reports)),
+        released_bytes=done.released,
+        processes=[_process_result(report, inode_known=inode_known) for report in done.reports],
         node=node,
         node_memory_before=node_memory(before),
         node_memory_after=node_memory(after),
+        cgroups=[_charge(charge) for charge in done.charges],
+        unreleased=[
+            result_pb2.Unreleased(cause=outcome_pb2.UNRELEASED_CAUSE_SHMEM, size_bytes=charge.shmem)
+            for charge in done.charges
+            if charge.shmem
+        ],
     )
+
+
+def _charge(charge: Charge) -> memory_pb2.CgroupMemory:
+    after = charge.before if charge.after is None else charge.after
+    return memory_pb2.CgroupMemory(path=_text(charge.path), before_bytes=charge.before, after_bytes=after)
+
+
+def _text(path: str) -> str:
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _process_result(report: Report, *, inode_known: bool) -> result_pb2.ProcessResult:
@@ -60,7 +74,7 @@ def _process_result(report: Report, *, inode_known: bool) -> result_pb2.ProcessR
     if report.exit_duration is not None:
         message.exit_duration.CopyFrom(duration(report.exit_duration))
     if report.cgroup_path is not None:
-        message.cgroup.path = report.cgroup_path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        message.cgroup.path = _text(report.cgroup_path)
         message.cgroup.before_bytes = report.cgroup_before
         message.cgroup.after_bytes = report.cgroup_after
     return message

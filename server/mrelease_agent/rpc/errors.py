@@ -34,6 +34,8 @@ CODES: Mapping[error_reason_pb2.ErrorReason.ValueType, grpc.StatusCode] = {
     _Reason.ERROR_REASON_SHUTTING_DOWN: _UNAVAILABLE,
     _Reason.ERROR_REASON_INTERNAL: grpc.StatusCode.INTERNAL,
     _Reason.ERROR_REASON_UNKNOWN_METHOD: grpc.StatusCode.UNIMPLEMENTED,
+    _Reason.ERROR_REASON_TARGET_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    _Reason.ERROR_REASON_TARGET_AMBIGUOUS: _PRECONDITION,
 }
 #: Seconds after which a caller is invited to try again, google.rpc.RetryInfo.
 _RETRY_AFTER: Mapping[error_reason_pb2.ErrorReason.ValueType, float] = {

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import logging
 import time
+from collections.abc import Generator
 from dataclasses import dataclass
 
 import grpc
 import grpc.aio
 
-from mrelease.v1 import error_reason_pb2, outcome_pb2, release_service_pb2, release_service_pb2_grpc, result_pb2, target_pb2
-from mrelease_agent.guard.protected import protection
+from mrelease.v1 import error_reason_pb2, outcome_pb2, release_service_pb2, release_service_pb2_grpc, result_pb2
 from mrelease_agent.linux import node as linux_node
 from mrelease_agent.linux.capabilities import Capabilities, Feature
-from mrelease_agent.linux.process import NotALeaderError, ProcessRef
-from mrelease_agent.linux.procfs import ProcessGoneError
+from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.linux.syscalls import process_mrelease
-from mrelease_agent.reaping.operation import LimitError, NotDyingError, Operation, Syscall
-from mrelease_agent.reaping.outcome import Outcome, Step
+from mrelease_agent.reaping.operation import LimitError, Measured, NotDyingError, Operation, Syscall
+from mrelease_agent.reaping.outcome import Outcome, Step, verdict
 from mrelease_agent.reaping.reapers import Reapers
-from mrelease_agent.reaping.report import Plan, Report
+from mrelease_agent.reaping.report import Charge, Done, Plan, Report
+from mrelease_agent.reaping.set_operation import SetOperation
 from mrelease_agent.rpc import convert, validate
-from mrelease_agent.rpc.errors import RpcError, invalid, limit
+from mrelease_agent.rpc.errors import RpcError, limit
+from mrelease_agent.rpc.group_target import GroupMembers, empty, find, told
 from mrelease_agent.rpc.operations import Operations
-from mrelease_agent.targets.process import IdentityMismatchError, resolve
+from mrelease_agent.rpc.process_target import admit, not_dying, not_found, not_permitted
 from mrelease_agent.telemetry.logs import event
 from mrelease_agent.telemetry.metrics import Metrics
 
@@ -94,28 +96,105 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
                 "every reaper thread is stuck in the kernel; nothing was signalled",
                 "try again later; `reaper_threads` in the agent's metrics tells, a process that holds mmap_lock in state D is the cause",
             )
-        try:
-            before = linux_node.memory()
-            ref = self._admit(request.target.process, kill=kill)
-        except OSError as error:
-            raise limit(error) from None
         plan = self._plan(request, remaining, kill=kill)
-        self._metrics.step("resolve", time.monotonic() - start)
-        if request.validate_only:
-            report = _validated(ref)
-            event(_log, logging.INFO, "validated", pid=ref.pid, command=report.process.command, reason=request.reason or None)
+        with _limits():
+            before = linux_node.memory()
+        if not request.target.HasField("process"):
+            done = await self._operations.run(self._many(request, plan, start))
         else:
-            report = await self._operations.run(self._operate(ref, plan, request.reason))
+            with _limits():
+                ref = admit(request.target.process, kill=kill, inode_known=self._inode_known)
+            self._metrics.step("resolve", time.monotonic() - start)
+            if request.validate_only:
+                done = self._validated([ref], request.reason)
+            else:
+                done = await self._operations.run(self._one(ref, plan, request.reason))
         after = before
         with contextlib.suppress(OSError):  # a limit of the agent's process; the result matters more than this context
             after = linux_node.memory()
-        return convert.result([report], self._node, before, after, inode_known=self._inode_known)
+        return convert.result(done, self._node, before, after, inode_known=self._inode_known)
 
-    async def _operate(self, ref: ProcessRef, plan: Plan, reason: str) -> Report:
-        method = "KillAndRelease" if plan.kill else "Release"
+    async def _one(self, ref: ProcessRef, plan: Plan, reason: str) -> Done:
         pid = ref.pid
         start = time.monotonic()
-        operation = Operation(
+        try:
+            report = await self._operation(ref, plan).run()
+        except NotDyingError:
+            raise not_dying(f"process {pid}", pid=pid) from None
+        except LimitError as error:
+            raise limit(error.cause) from None
+        except ProcessLookupError:
+            raise not_found(pid) from None
+        except PermissionError:
+            raise not_permitted(pid) from None
+        return self._done(Done([report]), plan, reason, start)
+
+    async def _many(self, request: validate.KillOrRelease, plan: Plan, start: float) -> Done:
+        """Everything for a container, pod or cgroup, in the operation's own task: what is open is closed whatever becomes of the caller."""
+        with contextlib.ExitStack() as stack:
+            with _limits(), told("target"):
+                opened = await asyncio.to_thread(find, request.target)
+                for group in opened:
+                    stack.enter_context(group)
+                members = GroupMembers(opened)
+                first = await members.fresh()
+            if not first:
+                raise empty("target")
+            self._metrics.step("resolve", time.monotonic() - start)
+            if request.validate_only:
+                return self._validated([member.ref for member in first], request.reason)
+            before = [group.memory_usage() for group in opened]
+            begun = time.monotonic()
+            try:
+                reports = await SetOperation(members, plan, self._operation).run(first)
+            except NotDyingError:
+                raise not_dying("the target", field="target") from None
+            except LimitError as error:
+                raise limit(error.cause) from None
+            charges = [
+                Charge(group.path, held, group.memory_usage(), group.shmem())
+                for group, held in zip(opened, before, strict=True)
+                if held is not None
+            ]
+            return self._done(Done(reports, charges), plan, request.reason, begun)
+
+    def _done(self, done: Done, plan: Plan, reason: str, start: float) -> Done:
+        """Count and log a finished operation, whoever still waits for it."""
+        method = "KillAndRelease" if plan.kill else "Release"
+        self._metrics.step("total", time.monotonic() - start)
+        for report in done.reports:
+            self._metrics.outcome(method, report.outcome.name, report.released)
+        if len(done.reports) == 1 and not done.charges:
+            _log_process(method, done.reports[0], reason)
+        else:
+            found = verdict(report.outcome for report in done.reports).name
+            paths = " ".join(charge.path for charge in done.charges)
+            count, back = len(done.reports), done.released
+            event(
+                _log,
+                logging.INFO,
+                "operation",
+                method=method,
+                cgroups=paths,
+                processes=count,
+                verdict=found,
+                released_bytes=back,
+                reason=reason or None,
+            )
+        return done
+
+    def _validated(self, refs: list[ProcessRef], reason: str) -> Done:
+        reports: list[Report] = []
+        for ref in refs:
+            with ref:
+                report = Report(ref.identity, Outcome.VALIDATED, Step.GUARD)
+                report.before = report.after = ref.memory()
+                reports.append(report)
+        event(_log, logging.INFO, "validated", pid=refs[0].pid, command=refs[0].stat.comm, processes=len(refs), reason=reason or None)
+        return Done(reports)
+
+    def _operation(self, ref: ProcessRef, plan: Plan, measured: Measured | None = None) -> Operation:
+        return Operation(
             ref,
             plan,
             self._reapers,
@@ -123,40 +202,8 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
             call=self._call,
             tell=self._metrics.step,
             count_error=self._metrics.syscall_error,
+            measured=measured,
         )
-        try:
-            report = await operation.run()
-        except NotDyingError:
-            raise RpcError(
-                _Reason.ERROR_REASON_NOT_DYING,
-                f"process {pid} is not dying; nothing was signalled",
-                "Release only releases what someone else has killed: use KillAndRelease to kill it",
-                pid=pid,
-            ) from None
-        except LimitError as error:
-            raise limit(error.cause) from None
-        except ProcessLookupError:
-            raise _not_found(pid) from None
-        except PermissionError:
-            raise _not_permitted(pid) from None
-        self._metrics.step("total", time.monotonic() - start)
-        self._metrics.outcome(method, report.outcome.name, report.released)
-        event(
-            _log,
-            logging.INFO,
-            "operation",
-            method=method,
-            pid=pid,
-            command=report.process.command,
-            outcome=report.outcome.name,
-            errno=errno.errorcode.get(report.errno) if report.errno else None,
-            released_bytes=report.released,
-            proof=report.proof.name,
-            release_ms=_ms(report.release_duration),
-            exit_ms=_ms(report.exit_duration),
-            reason=reason or None,
-        )
-        return report
 
     @property
     def _inode_known(self) -> bool:
@@ -175,68 +222,6 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
                     actual=actual,
                 )
 
-    def _admit(self, process: target_pb2.ProcessTarget, *, kill: bool) -> ProcessRef:
-        """Resolve and guard. Raises RpcError; OSError for limits."""
-        ref = self._resolve(process)
-        try:
-            self._guard(ref, kill=kill)
-        except BaseException:
-            ref.close()
-            raise
-        return ref
-
-    def _resolve(self, process: target_pb2.ProcessTarget) -> ProcessRef:
-        pid = process.pid
-        if process.pidfd_inode and not self._inode_known:
-            raise RpcError(
-                _Reason.ERROR_REASON_FEATURE_UNAVAILABLE,
-                "target.process.pidfd_inode cannot be compared: this kernel gives every pidfd one inode number",
-                "use start_time_ticks, or Linux 6.9 or newer",
-                feature="FEATURE_PIDFD_INODE",
-            )
-        try:
-            return resolve(pid, pidfd_inode=process.pidfd_inode, start_time_ticks=process.start_time_ticks)
-        except ProcessGoneError:
-            raise _not_found(pid) from None
-        except NotALeaderError as error:
-            remedy = f"name its process, {error.leader}"
-            raise invalid("target.process.pid", f"{pid} is a thread of a process", remedy) from None
-        except IdentityMismatchError as error:
-            raise RpcError(
-                _Reason.ERROR_REASON_IDENTITY_MISMATCH,
-                f"another process has pid {pid}: {error.field} is {error.actual}, not {error.expected}; nothing was signalled",
-                "the process that was meant is gone; list the processes again",
-                pid=pid,
-                field=f"target.process.{error.field}",
-                expected=error.expected,
-                actual=error.actual,
-            ) from None
-
-    def _guard(self, ref: ProcessRef, *, kill: bool) -> None:
-        if ref.stat.kernel_thread:
-            raise RpcError(
-                _Reason.ERROR_REASON_KERNEL_THREAD,
-                f"process {ref.pid} is a kernel thread: it would accept SIGKILL and ignore it",
-                "find the process whose work it does",
-                pid=ref.pid,
-            )
-        rule = protection(ref.stat)
-        if rule is not None:
-            raise RpcError(
-                _Reason.ERROR_REASON_PROTECTED,
-                f"process {ref.pid} is protected ({rule}); nothing was signalled",
-                "the agent never kills it; there is no override",
-                pid=ref.pid,
-                rule=rule,
-            )
-        if kill:
-            try:
-                ref.send_signal(0)
-            except ProcessLookupError:
-                raise _not_found(ref.pid) from None
-            except PermissionError:
-                raise _not_permitted(ref.pid) from None
-
     def _plan(self, request: validate.KillOrRelease, remaining: float | None, *, kill: bool) -> Plan:
         timeout = request.timeout.ToNanoseconds() / 1e9 if request.HasField("timeout") else self._settings.default_timeout
         if remaining is not None:
@@ -249,28 +234,30 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
         return Plan(kill=kill, wait_for_exit=request.wait == outcome_pb2.WAIT_EXITED, timeout=timeout, reap_delay=delay)
 
 
-def _validated(ref: ProcessRef) -> Report:
-    with ref:
-        report = Report(ref.identity, Outcome.VALIDATED, Step.GUARD)
-        report.before = report.after = ref.memory()
-        return report
+@contextlib.contextmanager
+def _limits() -> Generator[None, None, None]:
+    """Before anything is signalled, a failing system call is a limit of the agent's process."""
+    try:
+        yield
+    except OSError as error:
+        raise limit(error) from None
 
 
-def _not_found(pid: int) -> RpcError:
-    return RpcError(
-        _Reason.ERROR_REASON_PROCESS_NOT_FOUND,
-        f"no process has pid {pid}",
-        "it is gone, or in another PID namespace than the agent",
-        pid=pid,
-    )
-
-
-def _not_permitted(pid: int) -> RpcError:
-    return RpcError(
-        _Reason.ERROR_REASON_NOT_PERMITTED,
-        f"the agent's user may not signal process {pid}; nothing was signalled",
-        "run the agent as root or with CAP_KILL, or as the user of the process",
-        pid=pid,
+def _log_process(method: str, report: Report, reason: str) -> None:
+    event(
+        _log,
+        logging.INFO,
+        "operation",
+        method=method,
+        pid=report.process.pid,
+        command=report.process.command,
+        outcome=report.outcome.name,
+        errno=errno.errorcode.get(report.errno) if report.errno else None,
+        released_bytes=report.released,
+        proof=report.proof.name,
+        release_ms=_ms(report.release_duration),
+        exit_ms=_ms(report.exit_duration),
+        reason=reason or None,
     )
 
 

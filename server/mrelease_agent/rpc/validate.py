@@ -48,8 +48,9 @@ def request(message: KillOrRelease, *, max_timeout: float) -> None:
     Raises RpcError (INVALID_ARGUMENT) naming the field.
     """
     if message.target.WhichOneof("kind") is None:
-        raise invalid("target", "is missing", "set target.process.pid")
-    _process(message.target.process)
+        raise invalid("target", "is missing", "set target.process.pid, or one of container, pod and cgroup")
+    if message.target.HasField("process"):
+        _process(message.target.process)
     for name in ("name", "boot_id"):
         _text(f"node.{name}", getattr(message.node, name), _MAX_NAME)
     if message.wait not in outcome_pb2.Wait.values():

@@ -68,7 +68,7 @@ def killed(request: Any, **changes: Any) -> release_service_pb2.KillAndReleaseRe
 
 def held(request: Any) -> release_service_pb2.KillAndReleaseResponse:
     response = killed(request, outcome=outcome_pb2.OUTCOME_HELD, released_bytes=0, cause="It waits.", remedy="Unfreeze it.", state="D")
-    response.result.verdict = outcome_pb2.VERDICT_HELD
+    response.result.verdict, response.result.released_bytes = outcome_pb2.VERDICT_HELD, 0
     response.result.processes[0].ClearField("release_duration")
     response.result.processes[0].ClearField("exit_duration")
     return response

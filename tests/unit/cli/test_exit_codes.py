@@ -14,8 +14,10 @@ KINDS = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(
 EXPECTED: dict[type[errors.AgentError], int] = {
     errors.InvalidField: 2,
     errors.FeatureUnavailable: 4,
+    errors.TargetAmbiguous: 2,
     errors.UnknownMethod: 2,
     errors.ProcessNotFound: 5,
+    errors.TargetNotFound: 5,
     errors.IdentityMismatch: 5,
     errors.NodeMismatch: 5,
     errors.Protected: 4,

@@ -32,7 +32,7 @@ def test_json_of_a_node_is_the_contracts_json() -> None:
 def test_json_of_a_list_is_the_contracts_json() -> None:
     message = full_message(node_service_pb2.ListProcessesResponse)
     message.next_page_token = ""
-    pages = _codec.list_processes(1, None, 1)
+    pages = _codec.list_processes(1, None, None, 1)
     next(pages)
     with pytest.raises(StopIteration) as end:
         pages.send(message)

@@ -54,7 +54,7 @@ def result(verdict: Verdict = Verdict.RELEASED) -> ReleaseResult:
         sharing_pids=(),
         cgroup=None,
     )
-    return ReleaseResult(verdict, GIB, (process,), NodeRef("n", "b"), None, None)
+    return ReleaseResult(verdict, GIB, (process,), NodeRef("n", "b"), None, None, (), ())
 
 
 def duel(killed: Track, released: Track, *, available: bool = True, answer: ReleaseResult | None = None, failure: str = "") -> Duel:

@@ -58,6 +58,11 @@ def test_retry_after_is_a_duration() -> None:
     assert isinstance(error, errors.Unavailable)
 
 
+def test_an_ambiguous_target_is_not_taken_for_one_that_is_gone() -> None:
+    assert issubclass(errors.TargetNotFound, errors.WrongTarget)
+    assert not issubclass(errors.TargetAmbiguous, errors.WrongTarget)
+
+
 def test_a_reason_of_a_newer_agent_is_an_agent_error() -> None:
     details = _status.ErrorDetails("TOMORROW", {"remedy": "update"})
     error = _failure.to_error(failure(grpc.StatusCode.FAILED_PRECONDITION, details), ADDRESS, signals=True)

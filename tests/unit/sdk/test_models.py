@@ -2,20 +2,26 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime, timedelta, timezone
+from typing import get_args
 
 import pytest
 from google.protobuf.message import Message
 
 import mrelease
-from mrelease import _codec, _models
-from mrelease.v1 import node_service_pb2, release_service_pb2, result_pb2
-from support.sdk_samples import GIB, full_message, process_result, release_result
+from mrelease import _codec
+from mrelease.v1 import memory_pb2, node_service_pb2, release_service_pb2, result_pb2, target_pb2
+from support.sdk_samples import GIB, full_message, process_info, process_result, release_result
 
 MIRRORED = [
     (result_pb2.ReleaseResult, mrelease.ReleaseResult),
     (result_pb2.ProcessResult, mrelease.ProcessResult),
     (result_pb2.Unreleased, mrelease.Unreleased),
     (result_pb2.NodeIdentity, mrelease.NodeRef),
+    (memory_pb2.CgroupMemory, mrelease.CgroupMemory),
+    (target_pb2.ProcessTarget, mrelease.Process),
+    (target_pb2.ContainerTarget, mrelease.Container),
+    (target_pb2.PodTarget, mrelease.Pod),
+    (target_pb2.CgroupTarget, mrelease.Cgroup),
     (node_service_pb2.Node, mrelease.Node),
     (node_service_pb2.Capability, mrelease.Capability),
     (node_service_pb2.ProcessInfo, mrelease.ProcessInfo),
@@ -40,6 +46,9 @@ def test_no_field_of_an_answer_is_lost() -> None:
     assert process.kill_time == datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=timezone.utc)
     assert process.release_duration == timedelta(seconds=1, microseconds=250_000)
     assert process.cgroup is not None
+    (group,), (charged,) = message.result.cgroups, message.result.unreleased
+    assert result.cgroups == (mrelease.CgroupMemory(group.path, group.before_bytes, group.after_bytes),)
+    assert result.unreleased == (mrelease.Unreleased(mrelease.UnreleasedCause(charged.cause), charged.size_bytes),)
     # Numbers of the sample differ field by field, so that a swap of two fields shows.
     numbers = [v for v in dataclasses.asdict(process.memory_before).values() if isinstance(v, int)]
     assert len(set(numbers)) == len(numbers)
@@ -81,6 +90,44 @@ def test_a_request_says_what_was_asked() -> None:
     assert call.deadline == 6.5
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (mrelease.Process(7, 9), target_pb2.Target(process=target_pb2.ProcessTarget(pid=7, pidfd_inode=9))),
+        (mrelease.Container("ab"), target_pb2.Target(container=target_pb2.ContainerTarget(id="ab"))),
+        (mrelease.Pod("u", ("a", "b")), target_pb2.Target(pod=target_pb2.PodTarget(uid="u", containers=["a", "b"]))),
+        (mrelease.Cgroup("/a"), target_pb2.Target(cgroup=target_pb2.CgroupTarget(path="/a"))),
+        # Nothing named is no target of another kind, and for a list not the whole node: the agent refuses it.
+        (mrelease.Container(""), target_pb2.Target(container=target_pb2.ContainerTarget())),
+        (mrelease.Pod(""), target_pb2.Target(pod=target_pb2.PodTarget())),
+        (mrelease.Cgroup(""), target_pb2.Target(cgroup=target_pb2.CgroupTarget())),
+    ],
+    ids=str,
+)
+def test_every_kind_of_target_is_asked_for_as_what_it_is(target: mrelease.Target, message: target_pb2.Target) -> None:
+    call = _codec.release(target, node=None, wait=mrelease.Wait.RELEASED, timeout=1, reason="", validate_only=False)
+    assert isinstance(call.request, release_service_pb2.ReleaseRequest)
+    assert call.request.target == message
+    if not isinstance(target, mrelease.Process):
+        request = next(_codec.list_processes(None, None, target, 1)).request
+        assert isinstance(request, node_service_pb2.ListProcessesRequest)
+        assert request.within == message
+
+
+def test_every_kind_of_target_of_the_contract_has_a_class() -> None:
+    kinds = {field.name for field in target_pb2.Target.DESCRIPTOR.oneofs_by_name["kind"].fields}
+    assert kinds == {kind.__name__.lower() for kind in get_args(mrelease.Target)}
+
+
+def test_a_list_of_the_whole_node_names_no_group() -> None:
+    assert not next(_codec.list_processes(None, None, None, 1)).request.HasField("within")
+
+
+def test_the_containers_of_a_pod_are_no_text() -> None:
+    with mrelease.Client("unix:///nowhere") as client, pytest.raises(TypeError, match="tuple of ids"):
+        client.kill_and_release(mrelease.Pod("u", ""))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize("seconds", [float("nan"), float("inf"), 1e300])
 def test_a_duration_that_is_none_is_a_value_error(seconds: float) -> None:
     with pytest.raises(ValueError, match="timeout must be"):
@@ -90,6 +137,8 @@ def test_a_duration_that_is_none_is_a_value_error(seconds: float) -> None:
 def test_a_bare_number_is_no_target() -> None:
     with mrelease.Client("unix:///nowhere") as client, pytest.raises(TypeError, match=r"Process\(4711\)"):
         client.kill_and_release(4711)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    with mrelease.Client("unix:///nowhere") as client, pytest.raises(TypeError, match=r"Process, Container, Pod or Cgroup, not str$"):
+        client.list_processes(within="/a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def test_models_are_values() -> None:
@@ -98,7 +147,7 @@ def test_models_are_values() -> None:
     assert len({process, mrelease.Process(1, 2, 3)}) == 1
     with pytest.raises(dataclasses.FrozenInstanceError):
         process.pid = 2  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
-    assert mrelease.Target is mrelease.Process
+    assert len({mrelease.Pod("u", ("a",)), mrelease.Pod("u", ("a",)), mrelease.Container("u"), mrelease.Cgroup("u")}) == 3
 
 
 def test_reclaimable_is_what_the_death_gives_back() -> None:
@@ -144,6 +193,32 @@ def test_a_result_of_several_has_a_total_and_says_what_to_do_about_what_is_held(
     assert "Restart the FUSE server." in str(caught.value)
 
 
+def test_a_group_that_is_back_is_all_back_and_says_what_stays_charged() -> None:
+    # Two processes that share what they had before fork(2): 2 GiB counted, 1.5 GiB there.
+    stays = mrelease.Unreleased(mrelease.UnreleasedCause.SHMEM, 64 << 20)
+    result = release_result(process_result(), process_result(4712), released_bytes=3 * GIB // 2, unreleased=(stays,))
+    assert str(result).splitlines()[3:] == ["total: 1.50 of 1.50 GiB back from 2 processes", "64.0 MiB SHMEM stays charged"]
+
+
+def test_what_many_have_in_common_is_said_once() -> None:
+    def held(pid: int, cause: str) -> mrelease.ProcessResult:
+        left = (mrelease.Unreleased(mrelease.UnreleasedCause.HELD, GIB),)
+        return process_result(pid, outcome=mrelease.Outcome.HELD, cause=cause, remedy="Thaw it.", unreleased=left)
+
+    processes = [*(held(pid, "It is frozen.") for pid in range(1, 8)), process_result(8), held(9, "It waits.")]
+    result = release_result(*processes, verdict=mrelease.Verdict.PARTIAL)
+    notes = [
+        "1, 2, 3, 4, 5 and 2 more: It is frozen.",
+        "  not released: 7.00 GiB HELD",
+        "  Thaw it.",
+        "9: It waits.",
+        "  not released: 1.00 GiB HELD",
+        "  Thaw it.",
+    ]
+    assert str(result).splitlines()[-6:] == notes
+    assert str(mrelease.NotReleased(result)) == "; ".join(["the verdict is PARTIAL", *(line.strip() for line in notes)])
+
+
 @pytest.mark.parametrize("verdict", list(mrelease.Verdict))
 def test_what_is_not_back_raises(verdict: mrelease.Verdict) -> None:
     result = release_result(verdict=verdict)
@@ -160,11 +235,10 @@ def test_a_hostile_name_does_not_reach_the_terminal() -> None:
     process = process_result(command="\x1b[2Jx\n")
     for text in (str(process), str(release_result(process))):
         assert "\x1b" not in text
-    info = _models.ProcessInfo(mrelease.Process(1), "\x1b[2J", 0, "S", 1, mrelease.ProcessMemory(), 0, "", "")
-    assert "\x1b" not in str(info)
+    assert "\x1b" not in str(process_info(command="\x1b[2J"))
 
 
 def test_a_listed_process_carries_its_identity() -> None:
-    info = _models.ProcessInfo(mrelease.Process(5, 77, 3), "x", 0, "S", 1, mrelease.ProcessMemory(), 0, "/a", "")
+    info = process_info(process=mrelease.Process(5, 77, 3))
     assert info.target == mrelease.Process(5, 77, 3)
     assert str(info.target) == "5:77"

@@ -3,41 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import click
-from rich.text import Text
 
-from mrelease import AsyncClient, MreleaseError, NodeRef, Process, ReleaseResult, Wait, _report, _text, errors
-from mrelease.cli import exit_codes, formats, output, params
+from mrelease import AsyncClient, MreleaseError, NodeRef, ReleaseResult, Target, Wait
+from mrelease.cli import answers, exit_codes, formats, output, params
+from mrelease.cli.answers import Answer
 from mrelease.cli.exit_codes import ExitCode
 from mrelease.cli.settings import Settings, common_options, pass_settings
+from mrelease.cli.targets import target_options, targets
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 # Requests under way at once: an agent has more threads than that, and a terminal fewer lines.
 _CONCURRENCY = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of one argument: a result or an error."""
-
-    target: Process
-    result: ReleaseResult | MreleaseError
-
-    @property
-    def code(self) -> ExitCode:
-        """Its exit code."""
-        return exit_codes.of_error(self.result) if isinstance(self.result, MreleaseError) else exit_codes.of_result(self.result)
+# Rows that a terminal is given: a container may have thousands of processes.
+_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What is asked of each process."""
+    """What is asked of each target."""
 
     kill: bool
     wait: Wait
@@ -47,8 +38,8 @@ class Request:
     node: NodeRef | None
     reap_delay: timedelta | None = None
 
-    async def make(self, client: AsyncClient, target: Process) -> ReleaseResult:
-        """Ask it of one process."""
+    async def make(self, client: AsyncClient, target: Target) -> ReleaseResult:
+        """Ask it of one target."""
         if self.kill:
             return await client.kill_and_release(
                 target,
@@ -66,7 +57,7 @@ class Request:
 
 def _request_options(command: CommandT) -> CommandT:
     options = (
-        click.argument("processes", metavar="PID[:INODE]...", nargs=-1, required=True, type=params.process),
+        target_options,
         click.option(
             "--wait",
             type=click.Choice(["released", "exited"]),
@@ -91,22 +82,22 @@ def _request_options(command: CommandT) -> CommandT:
 @click.option("--reap-delay", type=params.duration, help="How long the victim may exit by itself before its memory is taken, 0s to 1s.")
 @pass_settings
 def kill(settings: Settings, /, reap_delay: timedelta | None, **options: Any) -> ExitCode:
-    """Kill processes and make their memory come back now.
+    """Kill processes, containers, pods or cgroups and make their memory come back now.
 
     PID:INODE, as `mrelease ps` prints it, is one process for ever; a PID alone is whatever runs under that number now.
     """
-    return _run(settings, options["processes"], _request(options, kill=True, reap_delay=reap_delay))
+    return _run(settings, targets(options), _request(options, kill=True, reap_delay=reap_delay))
 
 
 @click.command()
 @_request_options
 @pass_settings
 def release(settings: Settings, /, **options: Any) -> ExitCode:
-    """Release the memory of processes that someone else has killed.
+    """Release the memory of processes, containers, pods or cgroups that someone else has killed.
 
-    Signals nothing: a process that is alive is refused.
+    Signals nothing: what is alive is left alone.
     """
-    return _run(settings, options["processes"], _request(options, kill=False))
+    return _run(settings, targets(options), _request(options, kill=False))
 
 
 def _request(options: dict[str, Any], *, kill: bool, reap_delay: timedelta | None = None) -> Request:
@@ -122,65 +113,25 @@ def _request(options: dict[str, Any], *, kill: bool, reap_delay: timedelta | Non
     )
 
 
-def _run(settings: Settings, processes: tuple[Process, ...], request: Request) -> ExitCode:
-    # The same process twice would be killed by one request and missed by the other.
-    targets = list(dict.fromkeys(processes))
+def _run(settings: Settings, asked: list[Target], request: Request) -> ExitCode:
     with settings.address() as address:
-        answers = asyncio.run(_ask(address, targets, request))
+        given = asyncio.run(_ask(address, asked, request))
     if settings.output == "table":
-        _print_table(answers)
+        output.out(*answers.table(given, limit=_ROWS if sys.stdout.isatty() else None))
     else:
-        output.out(formats.dump({"results": [_data(answer) for answer in answers]}, settings.output))
-    return exit_codes.worst(answer.code for answer in answers)
+        output.out(formats.dump({"results": [answers.to_data(answer) for answer in given]}, settings.output))
+    return exit_codes.worst(answer.code for answer in given)
 
 
-async def _ask(address: str | None, targets: list[Process], request: Request) -> list[Answer]:
+async def _ask(address: str | None, asked: list[Target], request: Request) -> list[Answer]:
     slots = asyncio.Semaphore(_CONCURRENCY)
     async with AsyncClient(address) as client:
 
-        async def ask(target: Process) -> Answer:
+        async def ask(target: Target) -> Answer:
             async with slots:
                 try:
                     return Answer(target, await request.make(client, target))
                 except MreleaseError as error:
                     return Answer(target, error)
 
-        return list(await asyncio.gather(*map(ask, targets)))
-
-
-def _data(answer: Answer) -> dict[str, Any]:
-    failed = isinstance(answer.result, MreleaseError)
-    return {
-        "target": {"process": formats.to_data(answer.target)},
-        "result": None if failed else formats.to_data(answer.result),
-        "error": formats.error_data(answer.result) if isinstance(answer.result, MreleaseError) else None,
-    }
-
-
-def _print_table(answers: list[Answer]) -> None:
-    rows: list[tuple[str, ...]] = []
-    notes: list[str] = []
-    released = [process for answer in answers if isinstance(answer.result, ReleaseResult) for process in answer.result.processes]
-    for answer in answers:
-        if isinstance(answer.result, ReleaseResult):
-            rows += map(_report.cells, answer.result.processes)
-        else:
-            rows.append((str(answer.target.pid), "-", _word(answer.result), "-", "-", "-"))
-    # One line where all failed alike, as with an agent that is not there.
-    said: dict[str, list[str]] = {}
-    for answer in answers:
-        if isinstance(answer.result, ReleaseResult):
-            notes += [line for process in answer.result.processes for line in _report.notes(process)]
-        else:
-            said.setdefault(_text.printable(str(answer.result)), []).append(str(answer.target.pid))
-    notes += [f"{', '.join(pids)}: {message}" for message, pids in said.items()]
-    lines = output.columns([_report.HEADER, *rows], right=_report.RIGHT, coloured=_report.VERDICT)
-    if len(rows) > 1:
-        lines.append(Text(_report.total(released)))
-    output.out(*lines, *notes)
-
-
-def _word(error: MreleaseError) -> str:
-    if isinstance(error, errors.AgentError) and error.reason:
-        return _text.printable(error.reason)
-    return formats.snake(type(error).__name__)
+        return list(await asyncio.gather(*map(ask, asked)))

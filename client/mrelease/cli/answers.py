@@ -1,0 +1,88 @@
+"""What became of each target, as a table for people and as data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.text import Text
+
+from mrelease import MreleaseError, Process, ReleaseResult, Target, _report, _text, errors
+from mrelease.cli import exit_codes, formats, output
+from mrelease.cli.exit_codes import ExitCode
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one target: a result or an error."""
+
+    target: Target
+    result: ReleaseResult | MreleaseError
+
+    @property
+    def code(self) -> ExitCode:
+        """Its exit code."""
+        return exit_codes.of_error(self.result) if isinstance(self.result, MreleaseError) else exit_codes.of_result(self.result)
+
+    @property
+    def name(self) -> str:
+        """Its target in one word or two."""
+        return str(self.target.pid) if isinstance(self.target, Process) else _text.printable(str(self.target))
+
+
+def to_data(answer: Answer) -> dict[str, Any]:
+    """An answer for ``-o json``; ``target`` is a ``Target`` of the contract."""
+    failed = isinstance(answer.result, MreleaseError)
+    return {
+        "target": {type(answer.target).__name__.lower(): formats.to_data(answer.target)},
+        "result": None if failed else formats.to_data(answer.result),
+        "error": formats.error_data(answer.result) if isinstance(answer.result, MreleaseError) else None,
+    }
+
+
+def table(answers: Sequence[Answer], *, limit: int | None = None) -> list[Text | str]:
+    """One row a process, the totals, what stays charged, and the notes. At most ``limit`` rows: those where all is well go first."""
+    rows = [row for answer in answers for row in _rows(answer)]
+    shown = sorted(sorted(range(len(rows)), key=lambda at: rows[at][0])[:limit])
+    lines: list[Text | str] = list(
+        output.columns([_report.HEADER, *(rows[at][1] for at in shown)], right=_report.RIGHT, coloured=_report.VERDICT)
+    )
+    if len(shown) < len(rows):
+        lines.append(f"... and {len(rows) - len(shown)} more")
+    results = [(answer.name, answer.result) for answer in answers if isinstance(answer.result, ReleaseResult)]
+    several = len(answers) > 1
+    for name, result in results:
+        if len(result.processes) > 1:
+            lines.append(f"{name if several else 'total'}: {_report.total([result])}")
+    if several and results:
+        lines.append(f"total: {_report.total([result for _, result in results])}")
+    for name, result in results:
+        lines += [f"{name}: {line}" if several else line for line in _report.charged(result)]
+    return [*lines, *_report.notes([process for _, result in results for process in result.processes]), *_errors(answers)]
+
+
+def _rows(answer: Answer) -> Iterator[tuple[bool, tuple[str, ...]]]:
+    """Rows, each with whether all is well there."""
+    if isinstance(answer.result, ReleaseResult):
+        for process in answer.result.processes:
+            yield _report.is_well(process), _report.cells(process)
+    elif isinstance(answer.target, Process):
+        yield False, (answer.name, "-", _word(answer.result), "-", "-", "-")
+    else:
+        yield False, ("-", answer.name, _word(answer.result), "-", "-", "-")
+
+
+def _errors(answers: Sequence[Answer]) -> list[str]:
+    # One line where all failed alike, as with an agent that is not there.
+    said: dict[str, list[str]] = {}
+    for answer in answers:
+        if isinstance(answer.result, MreleaseError):
+            said.setdefault(_text.printable(str(answer.result)), []).append(answer.name)
+    return [f"{', '.join(names)}: {message}" for message, names in said.items()]
+
+
+def _word(error: MreleaseError) -> str:
+    if isinstance(error, errors.AgentError) and error.reason:
+        return _text.printable(error.reason)
+    return formats.snake(type(error).__name__)

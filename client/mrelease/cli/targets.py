@@ -1,0 +1,68 @@
+"""What to kill, release or list, as options say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from mrelease import Cgroup, Container, Pod, Process, Target
+from mrelease._models import Group
+from mrelease.cli import params
+
+CommandT = TypeVar("CommandT", bound=Callable[..., Any])
+
+
+def target_options(command: CommandT) -> CommandT:
+    """Add the arguments that ``targets`` reads."""
+    options = (
+        click.argument("processes", metavar="[PID[:INODE]]...", nargs=-1, type=params.process),
+        click.option("--container", multiple=True, metavar="ID", help="All processes of this container: 12 digits or more. Repeatable."),
+        click.option("--pod", multiple=True, metavar="UID", help="All processes of this pod but its sandbox's. Repeatable."),
+        click.option("--pod-container", multiple=True, metavar="ID", help="Only this container of the one --pod. Repeatable."),
+        click.option("--cgroup", multiple=True, metavar="PATH", help="All processes of this cgroup and below it. Repeatable."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def targets(options: dict[str, Any]) -> list[Target]:
+    """Every target once: the same one twice would be killed by one request and missed by the other."""
+    processes: tuple[Process, ...] = options["processes"]
+    pods: tuple[str, ...] = options["pod"]
+    only: tuple[str, ...] = options["pod_container"]
+    if only and len(set(pods)) != 1:
+        raise click.UsageError("--pod-container chooses containers of one pod: give exactly one --pod")
+    found: list[Target] = [
+        *processes,
+        *map(Container, options["container"]),
+        *(Pod(uid, tuple(dict.fromkeys(only))) for uid in pods),
+        *map(Cgroup, options["cgroup"]),
+    ]
+    if not found:
+        raise click.UsageError("name what is meant: PID, --container, --pod or --cgroup")
+    return list(dict.fromkeys(found))
+
+
+def group_options(command: CommandT) -> CommandT:
+    """Add the arguments that ``group`` reads."""
+    options = (
+        click.option("--container", metavar="ID", help="Only processes of this container: 12 digits or more."),
+        click.option("--pod", metavar="UID", help="Only processes of this pod."),
+        click.option("--cgroup", metavar="PATH", help="Only processes of this cgroup and below it."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def group(options: dict[str, str | None]) -> Group | None:
+    """The one group that is meant; None: the whole node."""
+    kinds: dict[str, Callable[[str], Group]] = {"container": Container, "pod": Pod, "cgroup": Cgroup}
+    # An empty text, as of an unset variable, is for the agent to refuse: it is not the whole node.
+    named = [kinds[name](text) for name, text in options.items() if text is not None]
+    if len(named) > 1:
+        raise click.UsageError("give one of --container, --pod and --cgroup")
+    return named[0] if named else None
