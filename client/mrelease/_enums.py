@@ -23,6 +23,10 @@ class _OpenEnum(IntEnum):
     def __str__(self) -> str:
         return self._name_
 
+    def __reduce_ex__(self, proto: object) -> tuple[type[_OpenEnum], tuple[int]]:
+        # By its number: early Python 3.11 pickles by the name, which a number of the future does not have.
+        return type(self), (int(self),)
+
     def __format__(self, spec: str) -> str:
         # IntEnum formats as a name or as a number depending on the Python version.
         return format(self._name_, spec)

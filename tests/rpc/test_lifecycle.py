@@ -140,7 +140,8 @@ def test_sigterm_drains(run_dir: Path) -> None:
             assert not other.exited(0)
             hold.let_go()
             (process,) = flying.result(START).processes
-            assert process.outcome is Outcome.RELEASED
+            # Let go, it may have been quicker than the reaper.
+            assert process.outcome in (Outcome.RELEASED, Outcome.EXITED)
             assert process.exit_duration is not None
         assert agent.process.wait(START) == 0
         assert not agent.path.exists()

@@ -138,6 +138,6 @@ def test_the_sdk_needs_grpc_and_protobuf_alone() -> None:
     done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     foreign = set(done.stdout.split()) - set(sys.stdlib_module_names) - {"__main__"}
-    # typing_extensions is a dependency of grpcio itself.
-    allowed = {"mrelease", "grpc", "google", "typing_extensions", "_upb", "cython_runtime", "_cython_3_0_0"}
+    # typing_extensions is a dependency of grpcio itself; a system may have its own sitecustomize.
+    allowed = {"mrelease", "grpc", "google", "typing_extensions", "_upb", "sitecustomize", "cython_runtime", "_cython_3_0_0"}
     assert {name for name in foreign - allowed if not name.startswith(("_cython", "__editable__", "_distutils", "_virtualenv"))} == set()
