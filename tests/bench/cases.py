@@ -26,12 +26,12 @@ def cases(*, quick: bool, rounds: int | None) -> list[Case]:
         return Case(name, title, wanted, 2.0 if quick else limit, rounds or (1 if quick else usual), stage, about)
 
     return [
-        case("starved", _GIB, 20, 5, starved, "Starved victim", "Busy, SCHED_IDLE, in a cgroup of least CPU weight where one can be made."),
+        case("starved", _GIB, 20, 3, starved, "Starved victim", "Busy, SCHED_IDLE, in a cgroup of least CPU weight where one can be made."),
         case(
             "idle-class",
             _GIB,
             20,
-            5,
+            2,
             idle_class,
             "Starved by SCHED_IDLE alone",
             "Busy, SCHED_IDLE: what a user who is not root can set up.",
