@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 
 from mrelease_agent.linux import procfs
-from mrelease_agent.linux.procfs import ProcessGoneError, Stat
+from mrelease_agent.linux.procfs import Stat
 
 
 def protection(process: Stat) -> str | None:
@@ -15,7 +14,6 @@ def protection(process: Stat) -> str | None:
     pid 1 of the agent's PID namespace (the node's init, or the sandbox of the agent's own pod), the agent, and its ancestors: killing
     one of those may end the agent before it has answered.
     """
-
     if process.pid == 1:
         return "init"
     if process.pid == os.getpid():
@@ -24,22 +22,8 @@ def protection(process: Stat) -> str | None:
     # and only who was one is looked up again: its pid may be another process's by now.
     if process.pid not in _suspects:
         return None
-    _suspects.intersection_update(_ancestors())
+    _suspects.intersection_update(procfs.ancestors())
     return "ancestor-of-agent" if process.pid in _suspects else None
 
 
-def _ancestors() -> set[int]:
-    found: set[int] = set()
-    pid = os.getppid()
-    with contextlib.suppress(ProcessGoneError):
-        while pid > 0 and pid not in found:
-            found.add(pid)
-            proc = procfs.open_process(pid)
-            try:
-                pid = procfs.stat(proc).ppid
-            finally:
-                os.close(proc)
-    return found
-
-
-_suspects = _ancestors()
+_suspects = set(procfs.ancestors())

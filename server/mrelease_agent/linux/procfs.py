@@ -221,6 +221,21 @@ def waiting(proc: int) -> tuple[str, str]:
     return chosen
 
 
+def ancestors() -> list[int]:
+    """List the pids of this process's ancestors, its parent first, as far as this PID namespace shows them."""
+    found: list[int] = []
+    pid = os.getppid()
+    with contextlib.suppress(ProcessGoneError):
+        while pid > 0 and pid not in found:
+            found.append(pid)
+            proc = open_process(pid)
+            try:
+                pid = stat(proc).ppid
+            finally:
+                os.close(proc)
+    return found
+
+
 def pids() -> list[int]:
     """List the pids of this PID namespace, in ascending order."""
     return sorted(int(name) for name in os.listdir("/proc") if name.isdecimal())

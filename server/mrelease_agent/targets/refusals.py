@@ -29,11 +29,8 @@ def refuse_protected(group: Group, field: Field, value: str) -> None:
 
 def _protected() -> Iterator[tuple[int, Rule]]:
     yield 1, "init"
-    pid = os.getpid()
-    yield pid, "agent"
-    while pid > 1:
-        with _existing(pid) as proc:
-            pid = 0 if proc is None else procfs.stat(proc).ppid
+    yield os.getpid(), "agent"
+    for pid in procfs.ancestors():
         if pid > 1:
             yield pid, "ancestor-of-agent"
 
