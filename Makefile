@@ -15,9 +15,17 @@ demo: .venv/.run ## kill one starved process with kill(2) and one through the ag
 test: .venv/.dev ## every test that this machine can run (ARGS="-k name" chooses)
 	$(BIN)/pytest $(ARGS)
 
+.PHONY: test-vm
+test-vm: .venv/.dev ## the kernel tests on Linux 5.10, 6.1, 6.12 and 7.3 under QEMU, cgroup v2 (ARGS="6.1 -- -k live")
+	@PYTHONPATH=tests $(BIN)/python -m vm $(KERNELS) $(ARGS)
+
 .PHONY: bench
-bench: .venv/.dev ## measure against kill(2) and C, write docs/performance.md and its pictures
+bench: .venv/.dev ## measure against kill(2), C, ctr and earlyoom, write docs/performance.md (ARGS="--only idle,rpc", ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+.PHONY: picture
+picture: .venv/.dev ## take the picture of `mrelease top` for README.md, as root
+	PYTHONPATH=tests $(BIN)/python -m support.top_picture docs/img/top.svg
 
 .PHONY: lint
 lint: .venv/.dev ## ruff, mypy, pyright, buf

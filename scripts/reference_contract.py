@@ -12,24 +12,18 @@ import grpc
 from mrelease import _failure, errors
 from mrelease.cli import exit_codes
 from mrelease.v1 import error_reason_pb2
-from mrelease_agent.reaping import explain
-from mrelease_agent.reaping.outcome import ANSWERS, UNEXPECTED, Answer, Outcome, Then, verdict
+from mrelease_agent.reaping.outcome import ANSWERS, UNEXPECTED, Answer, HeldCause, Outcome, Then, verdict
+from mrelease_agent.reaping.remedies import DOCUMENTED, REMEDIES, UNKNOWN_WAIT, WAITS, Wait, anchor
 from mrelease_agent.rpc.errors import CODES
 
 PROTO = Path(__file__).resolve().parent.parent / "proto" / "mrelease" / "v1"
-#: What the agent says of an outcome where something is to be done.
-_REMEDIES: dict[Outcome, tuple[tuple[str, str], ...]] = {
-    Outcome.HELD: (
-        ("in state D", explain.remedy_held("D")),
-        ("traced or stopped", explain.remedy_held("t")),
-        ("in any other state", explain.remedy_held("R")),
-        ("while a lock is held", explain.REMEDY_STUCK),
-        ("after the exit", explain.REMEDY_PINNED),
-    ),
-    Outcome.PARTIAL: (("", "as for `HELD`"),),
-    Outcome.SHARED_MM: (("", explain.REMEDY_SHARED_MM),),
-    Outcome.CORE_DUMPING: (("", explain.REMEDY_CORE_DUMPING),),
-    Outcome.UNSUPPORTED: (("", explain.REMEDY_UNSUPPORTED),),
+#: Outcomes whose remedy is that of a held cause.
+_HELD: dict[Outcome, HeldCause | None] = {
+    Outcome.PARTIAL: None,
+    Outcome.HELD: None,
+    Outcome.SHARED_MM: HeldCause.SHARED_MM,
+    Outcome.CORE_DUMPING: HeldCause.CORE_DUMP,
+    Outcome.UNSUPPORTED: HeldCause.UNSUPPORTED,
 }
 _REFUSALS = ("NOT_DYING", "NOT_FOUND", "IDENTITY_MISMATCH", "PROTECTED", "KERNEL_THREAD", "NOT_PERMITTED")
 
@@ -60,6 +54,22 @@ memory of another process of the target is back.
 ## Proofs
 
 {_table("proof", enum_values("outcome", "Proof"))}
+## Held causes
+
+What keeps memory that is not back by the deadline (`ProcessResult.held_cause`). The agent looks at every thread of the process, so `state`
+and `wchan` are of the one that keeps it, not of a main thread that has long ended; `tracer_pid`, `sharing_pids` and `reader_pids` name who
+else has to do with it. It reads nothing that pins the memory or waits for its lock, and takes a fraction of a second: what it did not get
+to see, or may not see, is left out.
+
+| cause | number | meaning | what to do, and what to expect |
+|---|---|---|---|
+{"".join(_held_cause(*value) for value in enum_values("outcome", "HeldCause"))}
+What a thread in state D waits for, told by how its wait channel (`wchan`) begins:
+
+| wait channel | it waits for | what to do |
+|---|---|---|
+{"".join(map(_wait, WAITS))}| any other | see `/proc/PID/stack` | {UNKNOWN_WAIT} |
+
 ## Steps
 
 {_table("step", enum_values("outcome", "Step"))}
@@ -150,7 +160,19 @@ def _verdict(name: str) -> str:
 def _remedy(name: str) -> str:
     if name in _REFUSALS:
         return f"see the reason [`{'PROCESS_NOT_FOUND' if name == 'NOT_FOUND' else name}`](errors.md)"
-    return "<br>".join(f"{when}: {text}" if when else text for when, text in _REMEDIES.get(Outcome[name], ()))
+    if Outcome[name] not in _HELD:
+        return ""
+    cause = _HELD[Outcome[name]]
+    return f"see the held cause [`{cause.name}`](#{anchor(cause)})" if cause else "see its [held cause](#held-causes)"
+
+
+def _held_cause(name: str, number: int, text: str) -> str:
+    cause = HeldCause[name]
+    return f'| `{name}` | <a id="{anchor(cause)}"></a>{number} | {text} | {REMEDIES[cause].format_map(DOCUMENTED)} |\n'
+
+
+def _wait(wait: Wait) -> str:
+    return f"| {', '.join(f'`{channel}`' for channel in wait.channels)} | {wait.what} | {wait.remedy} |\n"
 
 
 def _answers() -> list[tuple[str, Answer]]:

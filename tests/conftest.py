@@ -9,7 +9,7 @@ import pytest
 
 from mrelease import Client
 from support.agent import Agent, running_agent
-from support.lab import Unavailable
+from support.lab import Unavailable, need_mrelease
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +24,12 @@ def node(agent: Agent) -> Generator[Client, None, None]:
     """A client of the shared agent."""
     with agent.client() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def process_mrelease() -> None:
+    """Skips where the kernel has no process_mrelease(2)."""
+    need_mrelease()
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ The exceptions are drawn in ``mrelease.errors``.
 from mrelease import errors
 from mrelease._async_client import AsyncClient
 from mrelease._client import Client
-from mrelease._enums import Feature, Outcome, Proof, QosClass, Step, UnreleasedCause, Verdict, Wait
+from mrelease._enums import Boost, Feature, HeldCause, Outcome, PressureKind, Proof, QosClass, Step, UnreleasedCause, Verdict, Wait
+from mrelease._memory_models import MemoryPressure, MemorySample, PressureStall, PressureTrigger, WatchedCgroup
 from mrelease._models import (
     Capability,
     Cgroup,
@@ -29,6 +30,15 @@ from mrelease._models import (
     Target,
     Unreleased,
 )
+from mrelease._release_models import (
+    PassedOver,
+    PressureGoal,
+    ReclaimedCandidate,
+    ReclaimEvent,
+    ReclaimStarted,
+    ReclaimSummary,
+    ReleaseProgress,
+)
 from mrelease._version import VERSION as __version__  # noqa: N811
 from mrelease.errors import AgentError, MreleaseError, NotReleased
 
@@ -44,6 +54,7 @@ __all__ = [
     "Cgroup",
     "NodeRef",
     "Wait",
+    "Boost",
     # what became of it
     "ReleaseResult",
     "ProcessResult",
@@ -53,9 +64,19 @@ __all__ = [
     "Proof",
     "Unreleased",
     "UnreleasedCause",
+    "HeldCause",
     "ProcessMemory",
     "CgroupMemory",
     "NodeMemory",
+    # an operation on its way
+    "ReleaseProgress",
+    # never two when one is enough
+    "ReclaimEvent",
+    "ReclaimStarted",
+    "ReclaimedCandidate",
+    "ReclaimSummary",
+    "PassedOver",
+    "PressureGoal",
     # the node and its processes
     "Node",
     "Capability",
@@ -63,6 +84,13 @@ __all__ = [
     "ProcessList",
     "ProcessInfo",
     "QosClass",
+    # its memory as it is watched
+    "MemorySample",
+    "MemoryPressure",
+    "PressureStall",
+    "PressureTrigger",
+    "PressureKind",
+    "WatchedCgroup",
     # errors
     "errors",
     "MreleaseError",

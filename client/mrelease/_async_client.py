@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Iterable
 from datetime import timedelta
 from types import TracebackType
 
 import grpc
 import grpc.aio
 
-from mrelease import _codec
+from mrelease import _calls, _messages
 from mrelease._address import parse
+from mrelease._calls import Call, ResponseT, StreamCall, ValueT
 from mrelease._channel import OPTIONS, Attempts
-from mrelease._codec import Call, ResponseT, ValueT
-from mrelease._enums import Wait
+from mrelease._enums import Boost, Wait
 from mrelease._failure import Failure, to_error
-from mrelease._models import Group, Node, NodeRef, ProcessList, ReleaseResult, Target
+from mrelease._memory_models import MemorySample, PressureTrigger
+from mrelease._models import Cgroup, Container, Group, Node, NodeRef, ProcessList, ReleaseResult, Target
+from mrelease._release_models import PressureGoal, ReclaimEvent, ReleaseProgress
+from mrelease._streaming import aiterate
 
 
 class AsyncClient:
@@ -27,7 +31,7 @@ class AsyncClient:
 
     def __init__(self, address: str | None = None, *, timeout: float | timedelta = 10.0) -> None:
         self._address = parse(address)
-        self._timeout = _codec.seconds("timeout", timeout)
+        self._timeout = _messages.seconds("timeout", timeout)
         self._channel: grpc.aio.Channel | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
@@ -47,10 +51,14 @@ class AsyncClient:
         reap_delay: float | timedelta | None = None,
         reason: str = "",
         validate_only: bool = False,
+        request_id: str = "",
+        grace_period: float | timedelta = 0,
+        signal: str = "",
+        boost: Boost = Boost.UNSPECIFIED,
     ) -> ReleaseResult:
         """Send SIGKILL to the target and give its memory back now: see ``Client.kill_and_release``."""
         return await self._unary(
-            _codec.kill_and_release(
+            _calls.kill_and_release(
                 target,
                 node=node,
                 wait=wait,
@@ -58,6 +66,10 @@ class AsyncClient:
                 reap_delay=reap_delay,
                 reason=reason,
                 validate_only=validate_only,
+                request_id=request_id,
+                grace_period=grace_period,
+                signal=signal,
+                boost=boost,
             )
         )
 
@@ -70,26 +82,85 @@ class AsyncClient:
         timeout: float | timedelta | None = None,
         reason: str = "",
         validate_only: bool = False,
+        request_id: str = "",
+        boost: Boost = Boost.UNSPECIFIED,
     ) -> ReleaseResult:
         """Give back the memory of a target that someone else has already killed: see ``Client.release``."""
         return await self._unary(
-            _codec.release(
+            _calls.release(
                 target,
                 node=node,
                 wait=wait,
                 timeout=self._timeout if timeout is None else timeout,
                 reason=reason,
                 validate_only=validate_only,
+                request_id=request_id,
+                boost=boost,
+            )
+        )
+
+    def watch_release(
+        self, request_id: str, *, interval: float | timedelta | None = None, timeout: float | timedelta | None = None
+    ) -> AsyncGenerator[ReleaseProgress | ReleaseResult, None]:
+        """Follow an operation by the ``request_id`` of its call: how much memory is still held, then its result as the last value.
+
+        ``interval``: seconds between two values, 0.01 to 60; None: 0.2 s. ``timeout``: seconds after which it ends with
+        ``DeadlineExceeded``; None: never. Attaches to a finished operation, too, as long as the agent keeps its result. Raises
+        ``errors.AgentError``: ``OperationNotFound``, and that with which the operation itself fails.
+        """
+        return self._stream(_calls.watch_release(request_id, interval, timeout))
+
+    def reclaim(
+        self,
+        candidates: Iterable[Target],
+        *,
+        released_bytes: int | None = None,
+        available_bytes: int | None = None,
+        pressure_below: PressureGoal | None = None,
+        node: NodeRef | None = None,
+        timeout: float | timedelta | None = None,
+        reap_delay: float | timedelta | None = None,
+        grace_period: float | timedelta = 0,
+        signal: str = "",
+        boost: Boost = Boost.UNSPECIFIED,
+        reason: str = "",
+        validate_only: bool = False,
+        deadline: float | timedelta | None = None,
+    ) -> AsyncGenerator[ReclaimEvent, None]:
+        """Kill ``candidates`` in this order until the goal is met: the next only when what the last held is back, or diagnosed as held.
+
+        The goal is one of ``released_bytes`` proven back by this call, ``available_bytes`` of the node, and ``pressure_below``.
+        ``timeout``: how long to wait for the memory of each; ``deadline``: seconds for the whole, None: none. ``validate_only``: signal
+        nothing, and say who would die. The others are those of ``kill_and_release``. The last value is a ``ReclaimSummary``.
+
+        The call begins when the first value is asked for. When the iterator is closed, no further candidate is killed. Raises
+        ``errors.AgentError``, and ``ValueError`` unless exactly one goal is given.
+        """
+        return self._stream(
+            _calls.reclaim(
+                candidates,
+                released_bytes=released_bytes,
+                available_bytes=available_bytes,
+                pressure_below=pressure_below,
+                node=node,
+                timeout=self._timeout if timeout is None else timeout,
+                reap_delay=reap_delay,
+                grace_period=grace_period,
+                signal=signal,
+                boost=boost,
+                reason=reason,
+                validate_only=validate_only,
+                deadline=deadline,
             )
         )
 
     async def get_node(self) -> Node:
         """Describe the node, and what the agent can do there: see ``Client.get_node``."""
-        return await self._unary(_codec.get_node(self._timeout))
+        return await self._unary(_calls.get_node(self._timeout))
 
     async def list_processes(self, *, limit: int | None = 50, uid: int | None = None, within: Group | None = None) -> ProcessList:
         """List user processes, the one whose death gives most memory back first: see ``Client.list_processes``."""
-        pages = _codec.list_processes(limit, uid, within, self._timeout)
+        pages = _calls.list_processes(limit, uid, within, self._timeout)
         try:
             call = next(pages)
             while True:
@@ -97,6 +168,17 @@ class AsyncClient:
         except StopIteration as end:
             processes: ProcessList = end.value
             return processes
+
+    def watch_memory(
+        self,
+        *,
+        interval: float | timedelta | None = None,
+        within: Container | Cgroup | None = None,
+        trigger: PressureTrigger | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> AsyncGenerator[MemorySample, None]:
+        """Watch memory and memory pressure, ``async for sample in client.watch_memory()``: see ``Client.watch_memory``."""
+        return self._stream(_calls.watch_memory(interval, within, trigger, timeout))
 
     async def close(self) -> None:
         """Close the connection: see ``Client.close``."""
@@ -118,6 +200,9 @@ class AsyncClient:
                 raise to_error(answer, self._address, signals=call.signals)
             await asyncio.sleep(pause)
         return call.decode(answer)
+
+    def _stream(self, call: StreamCall[ResponseT, ValueT]) -> AsyncGenerator[ValueT, None]:
+        return aiterate(call, self._connect(), self._address)
 
     async def _attempt(self, call: Call[ResponseT, ValueT], seconds: float) -> ResponseT | Failure:
         method = self._connect().unary_unary(call.path, type(call.request).SerializeToString, call.response.FromString)

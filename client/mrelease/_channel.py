@@ -7,7 +7,7 @@ from typing import Final
 
 import grpc
 
-from mrelease._codec import Call, ResponseT, ValueT
+from mrelease._calls import Call, ResponseT, ValueT
 from mrelease._failure import Failure
 
 #: Channel options, https://grpc.github.io/grpc/core/group__grpc__arg__keys.html

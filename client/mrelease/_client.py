@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator, Iterable
 from datetime import timedelta
 from types import TracebackType
 
 import grpc
 
-from mrelease import _codec
+from mrelease import _calls, _messages
 from mrelease._address import parse
+from mrelease._calls import Call, ResponseT, StreamCall, ValueT
 from mrelease._channel import OPTIONS, Attempts
-from mrelease._codec import Call, ResponseT, ValueT
-from mrelease._enums import Wait
+from mrelease._enums import Boost, Wait
 from mrelease._failure import Failure, to_error
-from mrelease._models import Group, Node, NodeRef, ProcessList, ReleaseResult, Target
+from mrelease._memory_models import MemorySample, PressureTrigger
+from mrelease._models import Cgroup, Container, Group, Node, NodeRef, ProcessList, ReleaseResult, Target
+from mrelease._release_models import PressureGoal, ReclaimEvent, ReleaseProgress
+from mrelease._streaming import iterate
 
 
 class Client:
@@ -29,7 +33,7 @@ class Client:
 
     def __init__(self, address: str | None = None, *, timeout: float | timedelta = 10.0) -> None:
         self._address = parse(address)
-        self._timeout = _codec.seconds("timeout", timeout)
+        self._timeout = _messages.seconds("timeout", timeout)
         self._channel = grpc.insecure_channel(self._address.target, OPTIONS)
         self._closed = False
 
@@ -48,19 +52,26 @@ class Client:
         reap_delay: float | timedelta | None = None,
         reason: str = "",
         validate_only: bool = False,
+        request_id: str = "",
+        grace_period: float | timedelta = 0,
+        signal: str = "",
+        boost: Boost = Boost.UNSPECIFIED,
     ) -> ReleaseResult:
         """Send SIGKILL to the target and give its memory back now; of a container, pod or cgroup to every process until none is left.
 
         ``node``: do nothing (``NodeMismatch``) unless this node in this boot answers. ``wait``: until the memory is proven back, or also
         until the exit. ``timeout``: how long, in seconds; then the verdict is HELD. ``reap_delay``: how long the victim may exit by
         itself before its memory is taken, 0 to 1 s; None: the agent's setting. ``reason``: for the agent's log.
-        ``validate_only``: make every check and signal nothing.
+        ``validate_only``: make every check and signal nothing. ``request_id``: a name for the operation, best a UUID; the same call with
+        it joins the operation while it runs and repeats its result after, and ``watch_release`` follows it. ``grace_period``: how long,
+        in seconds, the target may end by itself after ``signal`` ("SIGTERM" where it is empty), before SIGKILL; ``timeout`` begins after
+        it. ``boost``: how the victim may be given CPU time; NONE turns it off.
 
         Memory that is not back is a result, not an error: see ``ReleaseResult.raise_unless_released``. Raises ``errors.AgentError``, of
         which ``OutcomeUnknown`` alone leaves open whether something was killed.
         """
         return self._unary(
-            _codec.kill_and_release(
+            _calls.kill_and_release(
                 target,
                 node=node,
                 wait=wait,
@@ -68,6 +79,10 @@ class Client:
                 reap_delay=reap_delay,
                 reason=reason,
                 validate_only=validate_only,
+                request_id=request_id,
+                grace_period=grace_period,
+                signal=signal,
+                boost=boost,
             )
         )
 
@@ -80,6 +95,8 @@ class Client:
         timeout: float | timedelta | None = None,
         reason: str = "",
         validate_only: bool = False,
+        request_id: str = "",
+        boost: Boost = Boost.UNSPECIFIED,
     ) -> ReleaseResult:
         """Give back the memory of a target that someone else has already killed. Signals nothing: ``NotDying`` for one that is alive.
 
@@ -87,19 +104,76 @@ class Client:
         Arguments, result and errors are those of ``kill_and_release``.
         """
         return self._unary(
-            _codec.release(
+            _calls.release(
                 target,
                 node=node,
                 wait=wait,
                 timeout=self._timeout if timeout is None else timeout,
                 reason=reason,
                 validate_only=validate_only,
+                request_id=request_id,
+                boost=boost,
+            )
+        )
+
+    def watch_release(
+        self, request_id: str, *, interval: float | timedelta | None = None, timeout: float | timedelta | None = None
+    ) -> Generator[ReleaseProgress | ReleaseResult, None, None]:
+        """Follow an operation by the ``request_id`` of its call: how much memory is still held, then its result as the last value.
+
+        ``interval``: seconds between two values, 0.01 to 60; None: 0.2 s. ``timeout``: seconds after which it ends with
+        ``DeadlineExceeded``; None: never. Attaches to a finished operation, too, as long as the agent keeps its result. Raises
+        ``errors.AgentError``: ``OperationNotFound``, and that with which the operation itself fails.
+        """
+        return self._stream(_calls.watch_release(request_id, interval, timeout))
+
+    def reclaim(
+        self,
+        candidates: Iterable[Target],
+        *,
+        released_bytes: int | None = None,
+        available_bytes: int | None = None,
+        pressure_below: PressureGoal | None = None,
+        node: NodeRef | None = None,
+        timeout: float | timedelta | None = None,
+        reap_delay: float | timedelta | None = None,
+        grace_period: float | timedelta = 0,
+        signal: str = "",
+        boost: Boost = Boost.UNSPECIFIED,
+        reason: str = "",
+        validate_only: bool = False,
+        deadline: float | timedelta | None = None,
+    ) -> Generator[ReclaimEvent, None, None]:
+        """Kill ``candidates`` in this order until the goal is met: the next only when what the last held is back, or diagnosed as held.
+
+        The goal is one of ``released_bytes`` proven back by this call, ``available_bytes`` of the node, and ``pressure_below``.
+        ``timeout``: how long to wait for the memory of each; ``deadline``: seconds for the whole, None: none. ``validate_only``: signal
+        nothing, and say who would die. The others are those of ``kill_and_release``. The last value is a ``ReclaimSummary``.
+
+        The call begins when the first value is asked for. When the iterator is closed, no further candidate is killed. Raises
+        ``errors.AgentError``, and ``ValueError`` unless exactly one goal is given.
+        """
+        return self._stream(
+            _calls.reclaim(
+                candidates,
+                released_bytes=released_bytes,
+                available_bytes=available_bytes,
+                pressure_below=pressure_below,
+                node=node,
+                timeout=self._timeout if timeout is None else timeout,
+                reap_delay=reap_delay,
+                grace_period=grace_period,
+                signal=signal,
+                boost=boost,
+                reason=reason,
+                validate_only=validate_only,
+                deadline=deadline,
             )
         )
 
     def get_node(self) -> Node:
         """Describe the node, and what the agent can do there. Raises ``errors.AgentError``."""
-        return self._unary(_codec.get_node(self._timeout))
+        return self._unary(_calls.get_node(self._timeout))
 
     def list_processes(self, *, limit: int | None = 50, uid: int | None = None, within: Group | None = None) -> ProcessList:
         """List user processes, the one whose death gives most memory back first.
@@ -107,7 +181,7 @@ class Client:
         At most ``limit`` (None: all), only those of the effective user id ``uid`` (None: of every user) and of the container, pod or
         cgroup ``within`` (None: of the whole node). Raises ``errors.AgentError``.
         """
-        pages = _codec.list_processes(limit, uid, within, self._timeout)
+        pages = _calls.list_processes(limit, uid, within, self._timeout)
         try:
             call = next(pages)
             while True:
@@ -115,6 +189,24 @@ class Client:
         except StopIteration as end:
             processes: ProcessList = end.value
             return processes
+
+    def watch_memory(
+        self,
+        *,
+        interval: float | timedelta | None = None,
+        within: Container | Cgroup | None = None,
+        trigger: PressureTrigger | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> Generator[MemorySample, None, None]:
+        """Watch memory and memory pressure of the node, and of a container or cgroup ``within`` where one is named, until it is closed.
+
+        ``interval``: seconds between two samples, 0.1 to 3600; None: 1 s, or with a ``trigger`` none but when it fires. ``trigger``: a
+        sample at once when memory pressure reaches this. ``timeout``: seconds after which it ends with ``DeadlineExceeded``; None: never.
+
+        The call begins when the first sample is asked for. Raises ``errors.AgentError``: ``TargetNotFound`` when the cgroup is removed,
+        ``ShuttingDown`` when the agent ends.
+        """
+        return self._stream(_calls.watch_memory(interval, within, trigger, timeout))
 
     def close(self) -> None:
         """Close the connection. Calls under way end with ``Cancelled``; their operations run to their end at the agent."""
@@ -137,6 +229,11 @@ class Client:
                 raise to_error(answer, self._address, signals=call.signals)
             time.sleep(pause)
         return call.decode(answer)
+
+    def _stream(self, call: StreamCall[ResponseT, ValueT]) -> Generator[ValueT, None, None]:
+        if self._closed:
+            raise RuntimeError("this client is closed")
+        return iterate(call, self._channel, self._address)
 
     def _attempt(self, call: Call[ResponseT, ValueT], seconds: float) -> ResponseT | Failure:
         method = self._channel.unary_unary(call.path, type(call.request).SerializeToString, call.response.FromString)

@@ -73,6 +73,34 @@ class Step(_OpenEnum):
     KILL = 3
     RELEASE = 4
     EXIT = 5
+    GRACE = 6
+
+
+class Boost(_OpenEnum):
+    """How a victim is given CPU time. In a request UNSPECIFIED: the agent chooses; in a result: none was needed."""
+
+    UNSPECIFIED = 0
+    NONE = 1
+    PRIORITY = 2
+    EVACUATION = 3
+    LIFT = 4
+
+
+class HeldCause(_OpenEnum):
+    """What keeps the memory of a process that was killed; UNSPECIFIED: nothing, or not found out."""
+
+    UNSPECIFIED = 0
+    UNINTERRUPTIBLE = 1
+    TRACED = 2
+    FROZEN = 3
+    STARVED = 4
+    SHARED_MM = 5
+    PINNED = 6
+    CORE_DUMP = 7
+    MMAP_LOCK = 8
+    NO_REAPER = 9
+    UNSUPPORTED = 10
+    EXITING = 11
 
 
 class Proof(_OpenEnum):
@@ -122,3 +150,15 @@ class Feature(_OpenEnum):
     MEMORY_CGROUP = 4
     COMPARE_MM = 5
     RAISED_PRIORITY = 6
+    BOOST_PRIORITY = 7
+    BOOST_EVACUATION = 8
+    BOOST_LIFT = 9
+    MEMORY_PRESSURE = 10
+
+
+class PressureKind(_OpenEnum):
+    """Which stalls count as pressure: SOME, at least one task stalled; FULL, all that were not idle stalled at once."""
+
+    UNSPECIFIED = 0
+    SOME = 1
+    FULL = 2

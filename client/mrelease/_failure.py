@@ -30,6 +30,8 @@ BY_REASON: Final[dict[str, type[errors.AgentError]]] = {
     "UNKNOWN_METHOD": errors.UnknownMethod,
     "TARGET_NOT_FOUND": errors.TargetNotFound,
     "TARGET_AMBIGUOUS": errors.TargetAmbiguous,
+    "OPERATION_NOT_FOUND": errors.OperationNotFound,
+    "REQUEST_ID_REUSED": errors.RequestIdReused,
 }
 
 #: One class for every status without details of an agent.
@@ -66,11 +68,11 @@ class Failure:
     trailers: Sequence[tuple[str, str | bytes]] | None
 
 
-def to_error(failure: Failure, address: Address, *, signals: bool) -> errors.AgentError:
-    """Make the exception; ``signals``: the call may have killed something."""
+def to_error(failure: Failure, address: Address, *, signals: bool, streamed: bool = False) -> errors.AgentError:
+    """Make the exception; ``signals``: the call may have killed something; ``streamed``: part of its answer has come."""
     details = _status.decode(failure.trailers)
     if details is None or details.domain != _status.DOMAIN:
-        return _without_details(failure, address, signals)
+        return _without_details(failure, address, signals, streamed)
     kind = BY_REASON.get(details.reason, errors.AgentError)
     return kind(
         failure.message,
@@ -83,7 +85,7 @@ def to_error(failure: Failure, address: Address, *, signals: bool) -> errors.Age
     )
 
 
-def _without_details(failure: Failure, address: Address, signals: bool) -> errors.AgentError:
+def _without_details(failure: Failure, address: Address, signals: bool, streamed: bool) -> errors.AgentError:
     kind = BY_CODE.get(failure.code, errors.UnexpectedStatus)
     message, remedy = failure.message or f"the call failed with {failure.code.name}", ""
     if failure.code is grpc.StatusCode.UNAVAILABLE and any(known in failure.message for known in _NEVER_CONNECTED):
@@ -92,7 +94,7 @@ def _without_details(failure: Failure, address: Address, signals: bool) -> error
     elif failure.code is grpc.StatusCode.UNAVAILABLE:
         message = f"the connection to {address.text} was lost: {failure.message}"
     elif failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
-        message = f"no answer from {address.text} by the deadline"
+        message = f"the deadline ended the stream from {address.text}" if streamed else f"no answer from {address.text} by the deadline"
     if not remedy and not signals and issubclass(kind, errors.OutcomeUnknown):
         remedy = "the call signals nothing: make it again"
     return kind(message, code=failure.code, remedy=remedy, nothing_signalled=kind.is_harmless or not signals)

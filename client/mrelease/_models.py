@@ -11,24 +11,29 @@ from datetime import datetime, timedelta
 from typing import TypeAlias
 
 from mrelease import _text
-from mrelease._enums import Feature, Outcome, Proof, QosClass, Step, UnreleasedCause, Verdict
+from mrelease._enums import Boost, Feature, HeldCause, Outcome, Proof, QosClass, Step, UnreleasedCause, Verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process on the agent's node, as the agent's own PID namespace numbers it.
+    """One process on the agent's node, as the agent's own PID namespace numbers it, or as a container does.
 
     ``pid`` alone names whatever runs under that number when the request arrives. With ``pidfd_inode`` (Linux 6.9 or newer, unique until
     the next boot) or, weaker, ``start_time_ticks`` (field 22 of proc_pid_stat(5)) a recycled pid raises ``IdentityMismatch`` instead of
     being killed. ``list_processes`` gives targets that have all three.
+
+    ``container_id``, as in ``Container``: ``pid`` is what processes inside of this container call it; the container's first process is 1
+    there. Results always carry the agent's number.
     """
 
     pid: int
     pidfd_inode: int | None = None
     start_time_ticks: int | None = None
+    container_id: str = ""
 
     def __str__(self) -> str:
-        return str(self.pid) if self.pidfd_inode is None else f"{self.pid}:{self.pidfd_inode}"
+        number = str(self.pid) if self.pidfd_inode is None else f"{self.pid}:{self.pidfd_inode}"
+        return f"{number} in container {self.container_id[:12]}" if self.container_id else number
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +135,10 @@ class Unreleased:
 
 @dataclass(frozen=True, slots=True)
 class ProcessResult:
-    """What became of one process. ``str()`` is one line for people."""
+    """What became of one process. ``str()`` is one line for people.
+
+    ``held_cause`` says what keeps memory that is not back, for programs; ``cause`` and ``remedy`` say it for people, and what to do.
+    """
 
     process: Process
     command: str
@@ -153,6 +161,10 @@ class ProcessResult:
     wchan: str
     sharing_pids: tuple[int, ...]
     cgroup: CgroupMemory | None
+    boost: Boost
+    held_cause: HeldCause
+    tracer_pid: int
+    reader_pids: tuple[int, ...]
 
     @property
     def pid(self) -> int:
@@ -170,6 +182,7 @@ class ReleaseResult:
     """What became of a target, with the proof. ``str()`` is a table, one row a process, then what to do about what was not released.
 
     ``cgroups`` and ``unreleased`` are of a container, pod or cgroup; the latter is what stays charged to it, such as files of a tmpfs.
+    ``replayed``: another request with the same ``request_id`` made the result.
     """
 
     verdict: Verdict
@@ -180,6 +193,8 @@ class ReleaseResult:
     node_memory_after: NodeMemory | None
     cgroups: tuple[CgroupMemory, ...]
     unreleased: tuple[Unreleased, ...]
+    request_id: str
+    replayed: bool
 
     @property
     def is_released(self) -> bool:
@@ -236,7 +251,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ProcessInfo:
-    """One process as it was when it was listed. ``container_id`` and ``pod_uid`` are empty where it is in none."""
+    """One process as it was when it was listed. ``container_id`` and ``pod_uid`` are empty where it is in none.
+
+    ``unreleased`` is what killing it would not give back; with ``sharing_pids`` in one address space, killing all of them would.
+    """
 
     process: Process
     command: str
@@ -250,6 +268,8 @@ class ProcessInfo:
     container_id: str
     pod_uid: str
     qos: QosClass
+    unreleased: tuple[Unreleased, ...]
+    sharing_pids: tuple[int, ...]
 
     @property
     def target(self) -> Process:

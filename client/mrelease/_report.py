@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from mrelease import _text
-from mrelease._enums import Outcome, UnreleasedCause
-from mrelease._models import ProcessResult, ReleaseResult, Unreleased
+from mrelease._enums import Outcome, UnreleasedCause, Verdict
+from mrelease._models import ProcessMemory, ProcessResult, ReleaseResult, Unreleased
 
-#: Columns of the table of results.
-HEADER = ("PID", "COMMAND", "VERDICT", "RELEASED", "BACK IN", "EXITED IN")
-#: Its columns of numbers, which are aligned right.
-RIGHT = (0, 3, 4, 5)
-#: Its column that colours show.
+#: Column of the table that colours show.
 VERDICT = 2
 
 # Of processes that have a note in common so many are named.
 _NAMED = 5
 
 
-def cells(result: ProcessResult) -> tuple[str, ...]:
-    """The row of one process."""
-    return (
-        str(result.pid),
-        _text.printable(result.command),
-        result.outcome.name,
-        released(result),
-        _text.duration(result.release_duration),
-        _text.duration(result.exit_duration),
-    )
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Columns of a table of results, one row a process; ``right``: those of numbers, which are aligned right."""
+
+    header: tuple[str, ...]
+    right: tuple[int, ...]
+    cells: Callable[[ProcessResult], tuple[str, ...]]
+
+
+def layout(results: Iterable[ReleaseResult]) -> Layout:
+    """The columns for these results: those of a dry run say what would come back, and what would stay."""
+    return DRY_RUN if any(result.verdict is Verdict.VALIDATED for result in results) else DONE
+
+
+def _done(result: ProcessResult) -> tuple[str, ...]:
+    return (*_who(result), released(result), _text.duration(result.release_duration), _text.duration(result.exit_duration))
+
+
+def _would(result: ProcessResult) -> tuple[str, ...]:
+    memory = result.memory_before or ProcessMemory()
+    return (*_who(result), _text.size(memory.reclaimable_bytes), _text.size(memory.shmem_bytes))
+
+
+def _who(result: ProcessResult) -> tuple[str, ...]:
+    return (str(result.pid), _text.printable(result.command), result.outcome.name)
+
+
+DONE: Final = Layout(("PID", "COMMAND", "VERDICT", "RELEASED", "BACK IN", "EXITED IN"), (0, 3, 4, 5), _done)
+DRY_RUN: Final = Layout(("PID", "COMMAND", "VERDICT", "RECLAIMABLE", "SHMEM"), (0, 3, 4), _would)
 
 
 def released(result: ProcessResult) -> str:
@@ -69,7 +86,9 @@ def _where(result: ProcessResult) -> str:
         f"state {_text.printable(result.state)}" if result.state else "",
         f"waits in {_text.printable(result.wchan)}" if result.wchan else "",
         f"{result.errno_name} at {result.step}" if result.errno_name else "",
-        f"shared with {', '.join(map(str, result.sharing_pids))}" if result.sharing_pids else "",
+        f"shared with {_names(result.sharing_pids)}" if result.sharing_pids else "",
+        f"traced by {result.tracer_pid}" if result.tracer_pid else "",
+        f"read by {_names(result.reader_pids)}" if result.reader_pids else "",
     )
     return ", ".join(part for part in parts if part)
 
@@ -82,6 +101,10 @@ def _names(pids: Sequence[int]) -> str:
 def total(results: Sequence[ReleaseResult]) -> str:
     """The sum over several processes."""
     count = sum(len(r.processes) for r in results)
+    if any(r.verdict is Verdict.VALIDATED for r in results):
+        would = sum(p.memory_before.reclaimable_bytes for r in results for p in r.processes if p.memory_before)
+        # Processes share pages after fork(2), and nobody has measured the charge of their cgroups.
+        return f"{'up to ' if count > 1 else ''}{_text.size(would)} would come back from {count} process{'' if count == 1 else 'es'}"
     share = _text.share(sum(r.released_bytes for r in results), sum(map(_whole_bytes, results)))
     return f"{share} back from {count} process{'' if count == 1 else 'es'}"
 
@@ -110,8 +133,9 @@ def process_line(result: ProcessResult) -> str:
 
 def result_text(result: ReleaseResult) -> str:
     """The whole table, a total where there are several processes, and the notes."""
-    rows = [HEADER, *map(cells, result.processes)]
-    lines = ["  ".join(row).rstrip() for row in _text.table(rows, RIGHT)]
+    shown = layout([result])
+    rows = [shown.header, *map(shown.cells, result.processes)]
+    lines = ["  ".join(row).rstrip() for row in _text.table(rows, shown.right)]
     if len(result.processes) > 1:
         lines.append(f"total: {total([result])}")
     return "\n".join([*lines, *charged(result), *notes(result.processes)])

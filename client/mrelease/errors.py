@@ -8,10 +8,12 @@
         |   |-- InvalidField      a field is missing, out of range or not known to the agent
         |   |-- TargetAmbiguous   the target names more than one container or cgroup
         |   |-- FeatureUnavailable  the request relies on what the node's kernel cannot do
+        |   |-- RequestIdReused   another request had this request_id
         |   `-- UnknownMethod     UNIMPLEMENTED: the agent is older than this SDK, or no agent
         |-- WrongTarget           NOT_FOUND: what was named is not there
         |   |-- ProcessNotFound   no process has this pid
         |   |-- TargetNotFound    no such container, pod or cgroup, or no process is in it
+        |   |-- OperationNotFound no operation with this request_id runs, and no result of one is kept
         |   |-- IdentityMismatch  another process has this pid now
         |   `-- NodeMismatch      another node, or another boot of it
         |-- Refused               FAILED_PRECONDITION: the agent does not do this to this target
@@ -135,7 +137,7 @@ class InvalidField(InvalidRequest):
 
 
 class TargetAmbiguous(InvalidRequest):
-    """The target names more than one container or cgroup; ``metadata`` names ``field``, ``value``, ``candidates``.
+    """The target names more than one container, cgroup or process; ``metadata`` names ``field``, ``value``, ``candidates``.
 
     No ``WrongTarget``: who takes that for "already gone" would leave it running.
     """
@@ -145,6 +147,12 @@ class TargetAmbiguous(InvalidRequest):
 
 class FeatureUnavailable(InvalidRequest):
     """The request relies on what this node's kernel cannot do; ``metadata["feature"]``. ``get_node()`` says why."""
+
+
+class RequestIdReused(InvalidRequest):
+    """Another request had this ``request_id``; ``metadata["request_id"]``."""
+
+    default_remedy = "give every request an id of its own, and repeat a request exactly as it was"
 
 
 class UnknownMethod(InvalidRequest):
@@ -165,6 +173,12 @@ class ProcessNotFound(WrongTarget):
 
 class TargetNotFound(WrongTarget):
     """No such container, pod or cgroup is on this node, or no process is in it; ``metadata`` names ``field``, ``value``."""
+
+
+class OperationNotFound(WrongTarget):
+    """No operation with this ``request_id`` runs, and no result of one is kept; ``metadata["request_id"]``."""
+
+    default_remedy = "results are kept for the agent's result_ttl; release() with the same target tells what is left"
 
 
 class IdentityMismatch(WrongTarget):

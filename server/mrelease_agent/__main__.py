@@ -14,11 +14,20 @@ def main() -> None:
         config = load(sys.argv[1:], os.environ)
     except ConfigError as error:
         sys.exit(_complain(str(error), 2))
-    # Before gRPC: the probes fork, and a fork of a process with threads may not do much.
-    from mrelease_agent.linux.capabilities import probe
+    from mrelease_agent.premade import need_threads
 
     try:
-        capabilities = probe(nice=config.nice)
+        need_threads(config.reaper_threads)
+    except OSError as error:
+        sys.exit(_complain(str(error), 1))
+    # Before gRPC: the probes fork, and a fork of a process with threads may not do much.
+    from mrelease_agent.boosting.booster import Booster
+    from mrelease_agent.linux.capabilities import probe
+    from mrelease_agent.state import state_directory
+
+    try:
+        booster = Booster(state_directory(config))
+        capabilities = probe(nice=config.nice).plus(booster.features())
     except OSError as error:
         sys.exit(_complain(f"this kernel or sandbox has no pidfds ({error.strerror}), and nothing is killed without: Linux 5.15 has", 1))
 
@@ -30,7 +39,7 @@ def main() -> None:
 
     setup(config.log_format, config.log_level)
     try:
-        sys.exit(asyncio.run(run(config, capabilities)))
+        sys.exit(asyncio.run(run(config, capabilities, booster)))
     except (ListenError, OSError) as error:
         sys.exit(_complain(str(error), 1))
 

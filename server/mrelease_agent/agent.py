@@ -17,17 +17,26 @@ from grpc_health.v1._async import HealthServicer
 
 from mrelease._version import VERSION
 from mrelease.v1 import node_service_pb2_grpc, release_service_pb2_grpc, result_pb2
+from mrelease_agent.boosting.booster import Booster
 from mrelease_agent.config import Config
 from mrelease_agent.linux import node as linux_node
-from mrelease_agent.linux.capabilities import Capabilities
+from mrelease_agent.linux.capabilities import Capabilities, Feature
+from mrelease_agent.linux.own_thread import Refusal, ThreadScheduling, parse_cpus
 from mrelease_agent.linux.syscalls import process_mrelease
-from mrelease_agent.reaping.operation import Syscall
+from mrelease_agent.premade import workers
+from mrelease_agent.reaping.aid import Aids
+from mrelease_agent.reaping.outcome import Boost
 from mrelease_agent.reaping.reapers import Reapers
+from mrelease_agent.reaping.sharer_search import SharerSearch
+from mrelease_agent.reaping.tools import Syscall, Tools
+from mrelease_agent.rpc.execution import Execution
 from mrelease_agent.rpc.interceptor import Interceptor
 from mrelease_agent.rpc.listener import Endpoint, prepare
 from mrelease_agent.rpc.node_service import NodeService
 from mrelease_agent.rpc.operations import Operations
 from mrelease_agent.rpc.release_service import ReleaseService, Settings
+from mrelease_agent.rpc.requests import Requests
+from mrelease_agent.rpc.watch_memory import Watchers
 from mrelease_agent.telemetry import systemd
 from mrelease_agent.telemetry.logs import event
 from mrelease_agent.telemetry.metrics import Metrics, PrometheusMetrics
@@ -36,6 +45,8 @@ _log = logging.getLogger("mrelease")
 _SERVICES = ("", "mrelease.v1.ReleaseService", "mrelease.v1.NodeService")
 #: A request of the contract is below 4 KiB. gRPC's own limit, 4 MiB, answers without details; ours come first up to that size.
 _MAX_REQUEST = 4 * 1024 * 1024 + 64 * 1024
+#: Threads for boosts and diagnoses, and as many again where the kernel does not let those go.
+_SIDE_THREADS = 2
 
 
 def raise_file_limit() -> None:
@@ -45,13 +56,13 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def run(config: Config, capabilities: Capabilities) -> int:
+async def run(config: Config, capabilities: Capabilities, booster: Booster) -> int:
     """Serve until SIGTERM or SIGINT, then drain; the exit status. Raises ListenError, OSError where it cannot listen."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serve(config, capabilities) as endpoint:
+    async with serve(config, capabilities, booster) as endpoint:
         event(_log, logging.INFO, "serving", listen=endpoint.listen, pid=os.getpid(), version=VERSION)
         for found in capabilities:
             if not found.available:
@@ -64,14 +75,30 @@ async def run(config: Config, capabilities: Capabilities) -> int:
 
 
 @asynccontextmanager
-async def serve(config: Config, capabilities: Capabilities, call: Syscall = process_mrelease) -> AsyncGenerator[Endpoint, None]:
+async def serve(
+    config: Config, capabilities: Capabilities, booster: Booster, call: Syscall = process_mrelease
+) -> AsyncGenerator[Endpoint, None]:
     """Listen and serve for as long as the context lasts; at its end drain: no new operations, those in flight up to ``drain_timeout``.
 
-    ``call`` is the seam for what process_mrelease(2) cannot be made to answer. Raises ListenError, OSError.
+    ``booster`` is closed at the end. ``call`` is the seam for what process_mrelease(2) cannot be made to answer.
+
+    Raises ListenError, OSError.
     """
     raise_file_limit()
-    reapers = Reapers(config.reaper_threads, config.max_stuck_reapers)
+
+    def tell_cpu(seconds: float) -> None:
+        metrics.reaper_cpu(seconds)
+
+    reapers = Reapers(
+        config.reaper_threads,
+        config.max_stuck_reapers,
+        ThreadScheduling(config.reaper_nice, parse_cpus(config.reaper_cpus), config.reaper_class),
+        warn=_warn,
+        tell_cpu=tell_cpu,
+    )
+    asyncio.get_running_loop().set_default_executor(workers())
     operations = Operations(config.max_operations)
+    watchers = Watchers(config.max_watchers)
     metrics: Metrics = Metrics()
     if config.http_listen:
         metrics = PrometheusMetrics(
@@ -81,15 +108,31 @@ async def serve(config: Config, capabilities: Capabilities, call: Syscall = proc
             version=VERSION,
         )
     identity = result_pb2.NodeIdentity(name=config.node_name, boot_id=linux_node.boot_id())
-    settings = Settings(config.reap_delay, config.default_timeout, config.max_timeout)
-    with prepare(config.listen) as endpoint:
+    settings = Settings(config.reap_delay, config.default_timeout, config.max_timeout, Boost[config.boost.upper()])
+    side = Reapers(_SIDE_THREADS, _SIDE_THREADS)
+    aids = Aids(booster, side, metrics.step)
+    tools = Tools(
+        reapers,
+        side,
+        can_release=capabilities.has(Feature.PROCESS_MRELEASE),
+        call=call,
+        tell=metrics.step,
+        count_error=metrics.syscall_error,
+    )
+    execution = Execution(capabilities, tools, aids, metrics)
+    requests = Requests(config.result_ttl, config.max_results)
+    with contextlib.closing(booster), prepare(config.listen) as endpoint:
+        recovered = booster.recover()
+        if recovered:
+            event(_log, logging.WARNING, "recovered", what=str(recovered))
         server = grpc.aio.server(
             interceptors=[Interceptor(metrics)],
             options=[*endpoint.channel_options, ("grpc.max_receive_message_length", _MAX_REQUEST)],
         )
-        release = ReleaseService(identity, settings, capabilities, reapers, operations, metrics, call)
+        release = ReleaseService(identity, settings, capabilities, execution, operations, requests)
         release_service_pb2_grpc.add_ReleaseServiceServicer_to_server(release, server)
-        node_service_pb2_grpc.add_NodeServiceServicer_to_server(NodeService(identity, capabilities), server)
+        nodes = NodeService(identity, capabilities, watchers, SharerSearch(side))
+        node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
         health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)  # pyright: ignore[reportUnknownMemberType]
         if config.reflection:
@@ -101,6 +144,7 @@ async def serve(config: Config, capabilities: Capabilities, call: Syscall = proc
         try:
             with _http(config, metrics, operations):
                 yield endpoint
+                watchers.stop()
                 await health.enter_graceful_shutdown()
                 left = await operations.drain(config.drain_timeout)
                 if left:
@@ -108,7 +152,15 @@ async def serve(config: Config, capabilities: Capabilities, call: Syscall = proc
         finally:
             # The answers of drained operations are on their way: they get a moment.
             await server.stop(grace=1.0 if operations.draining else None)
-            reapers.close()
+            await aids.close()
+            for threads in (reapers, side):
+                threads.close()
+
+
+def _warn(refusal: Refusal) -> None:
+    """On a reaper thread: it runs, but not as configured."""
+    key = f"reaper_{refusal.setting}"
+    event(_log, logging.WARNING, "setting refused", key=key, why=refusal.reason, remedy=refusal.remedy)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mrelease_agent.agent import serve
+from mrelease_agent.boosting.booster import Booster
 from mrelease_agent.config import load
 from mrelease_agent.linux.capabilities import Capabilities, probe
 
@@ -22,11 +23,12 @@ def local_agent() -> Generator[str, None, None]:
 
     The calling process and its ancestors are protected, as an agent's are. Its priority stays as it is.
     """
-    capabilities = probe(nice=None)
+    booster = Booster(None)
+    capabilities = probe(nice=None).plus(booster.features())
     with tempfile.TemporaryDirectory(prefix="mrelease-") as folder:
         address = f"unix://{Path(folder) / 'agent.sock'}"
         started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = Future()
-        thread = threading.Thread(target=lambda: asyncio.run(_serve(address, capabilities, started)), name="agent")
+        thread = threading.Thread(target=lambda: asyncio.run(_serve(address, capabilities, booster, started)), name="agent")
         thread.start()
         loop, stop = started.result()
         try:
@@ -36,10 +38,12 @@ def local_agent() -> Generator[str, None, None]:
             thread.join()
 
 
-async def _serve(address: str, capabilities: Capabilities, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]) -> None:
+async def _serve(
+    address: str, capabilities: Capabilities, booster: Booster, started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Event]]
+) -> None:
     stop = asyncio.Event()
     try:
-        async with serve(load(["--listen", address], {"HOME": os.sep}), capabilities):
+        async with serve(load(["--listen", address], {"HOME": os.sep}), capabilities, booster):
             started.set_result((asyncio.get_running_loop(), stop))
             await stop.wait()
     except BaseException as error:

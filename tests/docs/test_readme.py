@@ -141,7 +141,7 @@ def shape(command: str, output: str) -> object:
     lines = output.strip("\n").splitlines()
     program = re.search(r"mrelease (?:-\S+ )*(\w+)", command)
     match program[1] if program else "":
-        case "kill" | "release":
+        case "kill" | "release" | "watch" | "reclaim":
             rows = [re.split(r"\s{2,}", line.strip()) for line in lines]
             # Whether the victim or the agent was faster differs from run to run.
             return [

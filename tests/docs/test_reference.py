@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mrelease import Feature, Outcome, Proof, UnreleasedCause, Verdict
+from mrelease import Feature, HeldCause, Outcome, Proof, UnreleasedCause, Verdict
 from mrelease.v1 import error_reason_pb2
 from mrelease_agent.reaping.outcome import ANSWERS
 from support.markdown import ROOT
@@ -40,7 +40,7 @@ def test_an_edited_page_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "names"),
     [
-        ("outcomes.md", [kind.name for enum in (Outcome, Verdict, Proof, UnreleasedCause) for kind in enum if kind]),
+        ("outcomes.md", [kind.name for enum in (Outcome, Verdict, Proof, HeldCause, UnreleasedCause) for kind in enum if kind]),
         ("outcomes.md", [errno.errorcode[number] for number in ANSWERS if number]),
         ("errors.md", [name.removeprefix("ERROR_REASON_") for name in error_reason_pb2.ErrorReason.keys()[1:]]),
     ],

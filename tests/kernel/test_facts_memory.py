@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 
 import pytest
 
@@ -114,7 +115,8 @@ def test_shared_anonymous_memory_is_not_released() -> None:
         hold.wait_held()
         assert lab.mrelease(victim.pidfd) == 0
         assert lab.rss_anon(victim.pid) <= SIZE // 100
-        assert lab.field_bytes(victim.pid, "RssShmem") >= SIZE
+        # Before Linux 6.2 each thread counts up to 64 pages for itself before the process's counter has them.
+        assert lab.field_bytes(victim.pid, "RssShmem") >= SIZE - 64 * mmap.PAGESIZE
 
 
 def test_hugetlb_pages_are_not_released() -> None:

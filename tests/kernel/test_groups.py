@@ -24,7 +24,7 @@ from mrelease_agent.linux.cgroup_tree import Tree
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.targets import groups
 from mrelease_agent.targets.cgroup_path import Qos, Runtime
-from mrelease_agent.targets.group import Group, pid_in_container
+from mrelease_agent.targets.group import Group, numbers_in_container
 from mrelease_agent.targets.group_errors import (
     AmbiguousGroupError,
     GroupNotFoundError,
@@ -33,8 +33,10 @@ from mrelease_agent.targets.group_errors import (
 )
 from support import lab
 from support.lab.cgroups import cgroup_below
+from support.lab.kernel import libc
 
 SMALL = 4 * lab.MIB
+PR_SET_DUMPABLE = 4
 
 
 @dataclass(slots=True)
@@ -49,8 +51,8 @@ class Place:
         """Canonical path of a group."""
         return self.tree.top.rstrip("/") + "/" + str((group or self.group).path.relative_to(self.tree.mount.path))
 
-    def make(self, path: str) -> lab.Cgroup:
-        return self.made.enter_context(cgroup_below(self.group, path))
+    def make(self, path: str, *controllers: str) -> lab.Cgroup:
+        return self.made.enter_context(cgroup_below(self.group, path, controllers))
 
     def victim(self, group: lab.Cgroup, size: int = SMALL) -> lab.Victim:
         return self.made.enter_context(lab.live(size, within=[group]))
@@ -65,6 +67,18 @@ class Place:
         comm = Path(f"/proc/{process.pid}/comm")
         lab.until(lambda: comm.read_text().strip() == Path(program).name, "exec")
         return process.pid
+
+
+@contextlib.contextmanager
+def as_nobody() -> Generator[None, None, None]:
+    """This process as another user, as one is that was started so: before Linux 5.14 its /proc files are else not its own."""
+    try:
+        os.seteuid(lab.NOBODY)
+        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+        yield
+    finally:
+        os.seteuid(0)
+        libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 @pytest.fixture(params=["memory", "unified"])
@@ -483,12 +497,8 @@ def test_group_that_may_not_be_read_is_not_taken_for_an_empty_one(place: Place) 
     place.victim(place.make("x"))
     (place.group.path / "x/cgroup.procs").chmod(0)
     with Group(place.tree, place.path()) as group:
-        os.seteuid(lab.NOBODY)
-        try:
-            with pytest.raises(PermissionError):
-                group.members()
-        finally:
-            os.seteuid(0)
+        with as_nobody(), pytest.raises(PermissionError):
+            group.members()
         assert len(group.members()) == 1
 
 
@@ -499,19 +509,15 @@ def test_hidden_cgroup_hides_nothing_else_from_the_search_but_its_own_group(plac
     hidden = place.make(f"docker/{new_id()}/x").path
     hidden.chmod(0)
     hidden.parent.chmod(0)
-    with Group(place.tree, place.path()) as whole:
-        os.seteuid(lab.NOBODY)
-        try:
-            with groups.container(id_, place.tree) as group:
-                assert group.members() == [pid]
-            with pytest.raises(PermissionError):
-                whole.members()
-        finally:
-            os.seteuid(0)
+    with Group(place.tree, place.path()) as whole, as_nobody():
+        with groups.container(id_, place.tree) as group:
+            assert group.members() == [pid]
+        with pytest.raises(PermissionError):
+            whole.members()
 
 
 def test_charge_of_a_group_is_read(memory_place: Place) -> None:
-    own = memory_place.make("x/y")
+    own = memory_place.make("x/y", "memory")
     victim = memory_place.victim(own, 32 * lab.MIB)
     with Group(memory_place.tree, memory_place.path(memory_place.make("x"))) as group:
         before = group.memory_usage()
@@ -639,20 +645,20 @@ def test_process_is_found_by_the_pid_that_it_has_in_its_container(place: Place) 
         (place.group.path / "cgroup.procs").write_text(str(outer.pid))
         init, sleeper = sorted(group.members(), key=lambda pid: pid)
         place.made.callback(os.kill, init, 9)
-        assert pid_in_container(group, 1) == init
-        assert pid_in_container(group, 2) == sleeper
+        assert numbers_in_container(group, 1) == (init, 1)
+        assert numbers_in_container(group, 2) == (sleeper, 2)
         for absent in (3, init, 0, -1):
-            with pytest.raises(GroupNotFoundError):
-                pid_in_container(group, absent)
+            with pytest.raises(ProcessGoneError):
+                numbers_in_container(group, absent)
 
 
 def test_pid_in_a_container_without_a_pid_namespace_of_its_own_is_the_nodes(place: Place) -> None:
     box = place.make(f"default/{new_id()}")
     pid = place.victim(box).pid
     with Group(place.tree, place.path(box)) as group:
-        assert pid_in_container(group, pid) == pid
-        with pytest.raises(GroupNotFoundError):
-            pid_in_container(group, os.getpid())
+        assert numbers_in_container(group, pid)[-1] == pid
+        with pytest.raises(ProcessGoneError):
+            numbers_in_container(group, os.getpid())
 
 
 # A real runtime
@@ -697,7 +703,7 @@ def test_container_of_runc_is_found_listed_and_killed(memory_place: Place, tmp_p
             assert [group.path for group in pod.containers] == [path]
         with groups.container(id_[:12]) as group:
             lab.until(lambda: (tmp_path / "log").read_text().endswith("\n"), "the pid of the container's second process")
-            init, sleeper = pid_in_container(group, 1), pid_in_container(group, int((tmp_path / "log").read_text()))
+            init, sleeper = (numbers_in_container(group, pid)[0] for pid in (1, int((tmp_path / "log").read_text())))
             assert group.members() == sorted([init, sleeper])
             lab.until(lambda: Path(f"/proc/{sleeper}/comm").read_text() == "sleep\n", "exec")
             os.kill(init, 9)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from mrelease import Client, Outcome, Process, ProcessResult, Proof, UnreleasedCause, Verdict, Wait, errors
+from mrelease import Client, HeldCause, Outcome, Process, ProcessResult, Proof, UnreleasedCause, Verdict, Wait, errors
 from support import lab
 from support.agent import Agent
 from support.lab import MIB
@@ -207,7 +207,8 @@ def test_pinned_by_a_reader_is_not_proven_by_the_exit(node: Client) -> None:
         assert victim.exited(0)
         assert process.outcome is Outcome.HELD
         assert process.released_bytes == 0
-        assert "pins" in process.cause
+        assert process.held_cause is HeldCause.PINNED
+        assert process.reader_pids
 
 
 def test_reaping_takes_the_memory_in_spite_of_a_reader(node: Client) -> None:

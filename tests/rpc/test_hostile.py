@@ -97,11 +97,12 @@ def test_missing_targets(call: raw.Caller, request_: bytes, named: str) -> None:
     [
         (KILL, process(PID) + field(6, BIG), "reason"),
         (RELEASE, process(PID) + field(5, BIG), "reason"),
+        (KILL, process(PID, field(4, BIG)), "target.process.container_id"),
         (KILL, process(PID) + field(2, field(1, BIG)), "node.name"),
         (KILL, process(PID) + field(2, field(2, BIG)), "node.boot_id"),
         (LIST, field(2, BIG), "page_token"),
     ],
-    ids=["kill-reason", "release-reason", "node-name", "boot-id", "page-token"],
+    ids=["kill-reason", "release-reason", "container", "node-name", "boot-id", "page-token"],
 )
 def test_strings_of_4_mib(call: raw.Caller, method: str, request_: bytes, named: str) -> None:
     refused(call, method, request_, named)
@@ -116,6 +117,7 @@ def test_the_longest_reason_is_1024_bytes_not_characters(call: raw.Caller) -> No
 @pytest.mark.parametrize("text", ["a\nb", "a\x00b", "\x1b[31m", "a\u2028b", "a\u202eb", "\x7f"], ids=ascii)
 def test_control_characters(call: raw.Caller, text: str) -> None:
     refused(call, KILL, process(PID) + field(6, text), "reason")
+    refused(call, KILL, process(PID, field(4, text)), "target.process.container_id")
     refused(call, KILL, process(PID) + field(2, field(1, text)), "node.name")
     refused(call, KILL, process(PID) + field(2, field(2, text)), "node.boot_id")
     refused(call, LIST, field(2, text), "page_token")
@@ -132,7 +134,7 @@ def test_control_characters(call: raw.Caller, text: str) -> None:
         (KILL, process(PID) + field(TIMEOUT, field(1, 1) + field(3, 7)), "timeout.3"),
         (KILL, process(PID) + field(REAP_DELAY, field(8, 7)), "reap_delay.8"),
         (RELEASE, process(PID) + field(7, 1), "7"),
-        (RELEASE, process(PID, field(4, b"x")), "target.process.4"),
+        (RELEASE, process(PID, field(5, b"x")), "target.process.5"),
         (GET_NODE, field(1, 1), "1"),
         (LIST, field(99, b"x"), "99"),
     ],

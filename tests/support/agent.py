@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrelease import Client
+from support import patience
 
-PATIENCE = 30.0
+PATIENCE = 30.0 * patience.FACTOR
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Details are read here from the wire and not by the agent's own reader, which cou
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -14,14 +15,16 @@ from typing import Any
 import grpc
 
 from mrelease import _status
+from support import patience
 
 KILL = "/mrelease.v1.ReleaseService/KillAndRelease"
 RELEASE = "/mrelease.v1.ReleaseService/Release"
 GET_NODE = "/mrelease.v1.NodeService/GetNode"
 LIST = "/mrelease.v1.NodeService/ListProcesses"
+WATCH_MEMORY = "/mrelease.v1.NodeService/WatchMemory"
 HEALTH = "/grpc.health.v1.Health/Check"
 SERVING = b"\x08\x01"
-PATIENCE = 30.0
+PATIENCE = 30.0 * patience.FACTOR
 #: What a text that Python made looks like: a trace, an exception's repr, a path or a module of the agent's.
 _INTERNALS = re.compile(
     r"Traceback|Error\(|Exception|\.py\b|site-packages|/usr/|object at 0x|<class|grpc\.aio|google\.protobuf\.message|_upb|_message\."
@@ -68,6 +71,19 @@ class Caller:
     def start(self, method: str, request: bytes, timeout: float = PATIENCE) -> Any:
         """Begin a unary call; ``finish`` waits for its answer, its ``cancel()`` gives it up."""
         return self._channel.unary_unary(method).future(request, timeout=timeout)
+
+    def stream(self, method: str, request: bytes, timeout: float | None = PATIENCE) -> Any:
+        """Begin a call that is answered with a stream of bytes; ``ended`` says how it ended, its ``cancel()`` gives it up."""
+        return self._channel.unary_stream(method)(request, timeout=timeout)
+
+    def ended(self, stream: Any) -> Answer:
+        """Read a stream to its end; the body is that of its last message."""
+        body = b""
+        with contextlib.suppress(grpc.RpcError):
+            for message_ in stream:
+                body = message_
+        trailers: dict[str, bytes] = dict(stream.trailing_metadata() or ())
+        return Answer(stream.code(), stream.details() or "", body, trailers.get(_status.TRAILER, b""))
 
     def finish(self, call: Any) -> Answer:
         """Wait for the answer of a call begun by ``start``."""

@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +27,12 @@ _METHODS: dict[str, tuple[type[Message], type[Message]]] = {
     "/mrelease.v1.ReleaseService/Release": (release_service_pb2.ReleaseRequest, release_service_pb2.ReleaseResponse),
     "/mrelease.v1.NodeService/GetNode": (node_service_pb2.GetNodeRequest, node_service_pb2.GetNodeResponse),
     "/mrelease.v1.NodeService/ListProcesses": (node_service_pb2.ListProcessesRequest, node_service_pb2.ListProcessesResponse),
+}
+
+_STREAMS: dict[str, tuple[type[Message], type[Message]]] = {
+    "/mrelease.v1.NodeService/WatchMemory": (node_service_pb2.WatchMemoryRequest, node_service_pb2.WatchMemoryResponse),
+    "/mrelease.v1.ReleaseService/WatchRelease": (release_service_pb2.WatchReleaseRequest, release_service_pb2.WatchReleaseResponse),
+    "/mrelease.v1.ReleaseService/Reclaim": (release_service_pb2.ReclaimRequest, release_service_pb2.ReclaimResponse),
 }
 
 
@@ -51,6 +57,14 @@ class Seen:
 Answer = Message | Fail | Callable[[Any], Message | Fail]
 
 
+@dataclass(frozen=True)
+class Stream:
+    """The messages of a stream, perhaps with a Fail at the end; without ``ends`` it goes on in silence until its caller leaves."""
+
+    parts: Sequence[Message | Fail]
+    ends: bool = True
+
+
 @dataclass
 class FakeAgent:
     """Answers each method from its queue; the last answer stays."""
@@ -58,10 +72,17 @@ class FakeAgent:
     address: str
     seen: list[Seen] = field(default_factory=list[Seen])
     answers: dict[str, deque[Answer]] = field(default_factory=lambda: defaultdict(deque))
+    streams: dict[str, deque[Stream]] = field(default_factory=lambda: defaultdict(deque))
+    #: Set when the caller of a stream that goes on has left it.
+    left: threading.Event = field(default_factory=threading.Event)
 
     def script(self, method: str, *answers: Answer) -> None:
         """Set the answers of a method, for example ``GetNode``."""
         self.answers[method] = deque(answers)
+
+    def script_stream(self, method: str, *streams: Stream) -> None:
+        """Set the streams of a method, for example ``WatchMemory``."""
+        self.streams[method] = deque(streams)
 
     def count(self, method: str) -> int:
         """How often a method was called."""
@@ -74,12 +95,32 @@ class FakeAgent:
         answer = queue.popleft() if len(queue) > 1 else queue[0]
         if callable(answer):
             answer = answer(request)
-        if isinstance(answer, Message):
-            return answer
-        if answer.details is not None:
-            context.set_trailing_metadata(((_status.TRAILER, _status.encode(answer.code, answer.message, answer.details)),))
-        context.abort(answer.code, answer.message)
-        raise AssertionError("abort() raises")
+        return _given(answer, context)
+
+    def handle_stream(self, method: str, request: Any, context: grpc.ServicerContext) -> Iterator[Message]:
+        """Answer one call with a stream."""
+        self.seen.append(Seen(method, request, context.time_remaining()))
+        queue = self.streams[method]
+        stream = queue.popleft() if len(queue) > 1 else queue[0]
+        try:
+            for part in stream.parts:
+                yield _given(part, context)
+            # A caller that has left already calls nobody back.
+            if not stream.ends and context.add_callback(self.left.set):
+                self.left.wait()
+        finally:
+            # gRPC drops what it does not ask for any more.
+            if not stream.ends:
+                self.left.set()
+
+
+def _given(answer: Message | Fail, context: grpc.ServicerContext) -> Message:
+    if isinstance(answer, Message):
+        return answer
+    if answer.details is not None:
+        context.set_trailing_metadata(((_status.TRAILER, _status.encode(answer.code, answer.message, answer.details)),))
+    context.abort(answer.code, answer.message)
+    raise AssertionError("abort() raises")
 
 
 class _Handlers(grpc.GenericRpcHandler):
@@ -88,6 +129,8 @@ class _Handlers(grpc.GenericRpcHandler):
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
         path = handler_call_details.method
+        if path in _STREAMS:
+            return self._stream(path)
         if path not in _METHODS:
             return None
         method, (request, response) = path.rpartition("/")[2], _METHODS[path]
@@ -96,6 +139,18 @@ class _Handlers(grpc.GenericRpcHandler):
             return self._agent.handle(method, message, context)
 
         return grpc.unary_unary_rpc_method_handler(
+            answer, request_deserializer=request.FromString, response_serializer=response.SerializeToString
+        )
+
+    def _stream(self, path: str) -> grpc.RpcMethodHandler[Any, Any] | None:
+        method, (request, response) = path.rpartition("/")[2], _STREAMS[path]
+        if not self._agent.streams[method]:  # an older agent
+            return None
+
+        def answer(message: Message, context: grpc.ServicerContext) -> Iterator[Message]:
+            return self._agent.handle_stream(method, message, context)
+
+        return grpc.unary_stream_rpc_method_handler(
             answer, request_deserializer=request.FromString, response_serializer=response.SerializeToString
         )
 

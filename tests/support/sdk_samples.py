@@ -11,10 +11,37 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 import mrelease
+from mrelease import _calls
+from mrelease.v1 import release_service_pb2
 
 GIB = 1 << 30
 
+_REQUEST: dict[str, Any] = {
+    "node": None,
+    "wait": mrelease.Wait.RELEASED,
+    "timeout": 1,
+    "reason": "",
+    "validate_only": False,
+    "request_id": "",
+    "boost": mrelease.Boost.UNSPECIFIED,
+}
+
 MessageT = TypeVar("MessageT", bound=Message)
+
+
+def kill_call(
+    target: mrelease.Target | None = None, **changes: Any
+) -> _calls.Call[release_service_pb2.KillAndReleaseResponse, mrelease.ReleaseResult]:
+    """A call of KillAndRelease with the defaults, and what a test changes of them."""
+    fields: dict[str, Any] = {"reap_delay": None, "grace_period": 0.0, "signal": ""}
+    return _calls.kill_and_release(target or mrelease.Process(1), **(_REQUEST | fields | changes))
+
+
+def release_call(
+    target: mrelease.Target | None = None, **changes: Any
+) -> _calls.Call[release_service_pb2.ReleaseResponse, mrelease.ReleaseResult]:
+    """A call of Release with the defaults, and what a test changes of them."""
+    return _calls.release(target or mrelease.Process(1), **(_REQUEST | changes))
 
 
 def process_result(pid: int = 4711, **changes: Any) -> mrelease.ProcessResult:
@@ -41,6 +68,10 @@ def process_result(pid: int = 4711, **changes: Any) -> mrelease.ProcessResult:
         "wchan": "",
         "sharing_pids": (),
         "cgroup": None,
+        "boost": mrelease.Boost.UNSPECIFIED,
+        "held_cause": mrelease.HeldCause.UNSPECIFIED,
+        "tracer_pid": 0,
+        "reader_pids": (),
     }
     return mrelease.ProcessResult(**(fields | changes))
 
@@ -59,6 +90,8 @@ def release_result(
         "node_memory_after": None,
         "cgroups": (),
         "unreleased": (),
+        "request_id": "",
+        "replayed": False,
     }
     return mrelease.ReleaseResult(**(fields | changes))
 
@@ -78,6 +111,8 @@ def process_info(**changes: Any) -> mrelease.ProcessInfo:
         "container_id": "",
         "pod_uid": "",
         "qos": mrelease.QosClass.UNSPECIFIED,
+        "unreleased": (),
+        "sharing_pids": (),
     }
     return mrelease.ProcessInfo(**(fields | changes))
 

@@ -22,11 +22,49 @@ def blocking(client: mrelease.Client) -> None:
     assert_type(client.release(mrelease.Pod("uid", containers=("0123456789ab",))), mrelease.ReleaseResult)
     assert_type(client.list_processes(within=mrelease.Cgroup("/a")), mrelease.ProcessList)
     assert_type([p.qos for p in client.list_processes(within=mrelease.Pod("uid"))], list[mrelease.QosClass])
+    trigger = mrelease.PressureTrigger(mrelease.PressureKind.FULL, stall=timedelta(milliseconds=150), window=2)
+    samples = client.watch_memory(interval=0.5, within=mrelease.Cgroup("/a"), trigger=trigger, timeout=None)
+    assert_type([sample.triggered for sample in samples], list[bool])
+    samples.close()
+    client.watch_memory(within=mrelease.Pod("uid"))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    client.watch_memory(trigger="some 150000 2000000")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.list_processes(within=mrelease.Process(1))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.kill_and_release(4711)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.kill_and_release(mrelease.Process(1), "n7")  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
     client.kill_and_release(mrelease.Process(1), wait="exited")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     client.release(mrelease.Process(1), reap_delay=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+def operations(client: mrelease.Client) -> None:
+    killed = client.kill_and_release(
+        mrelease.Process(1), request_id="job-1", grace_period=timedelta(seconds=3), signal="SIGINT", boost=mrelease.Boost.NONE
+    )
+    assert_type(killed.replayed, bool)
+    client.release(mrelease.Process(1), request_id="job-1", boost=mrelease.Boost.LIFT)
+    client.release(mrelease.Process(1), grace_period=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    news = client.watch_release("job-1", interval=0.5, timeout=None)
+    assert_type(list(news), list[mrelease.ReleaseProgress | mrelease.ReleaseResult])
+    news.close()
+    events = client.reclaim([mrelease.Process(1), mrelease.Pod("uid")], released_bytes=1 << 30, validate_only=True)
+    for event in events:
+        match event:
+            case mrelease.ReclaimStarted():
+                assert_type(event.missing, int)
+            case mrelease.ReclaimedCandidate():
+                assert_type(event.result, mrelease.ReleaseResult | None)
+                assert_type(event.passed_over, mrelease.PassedOver | None)
+            case _:
+                assert_type(event, mrelease.ReclaimSummary)
+    client.reclaim([], pressure_below=mrelease.PressureGoal(10.0, mrelease.PressureKind.FULL))
+    client.reclaim([mrelease.Process(1)], released_bytes="1GiB")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    client.reclaim([4711], released_bytes=1)  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+
+
+async def operations_asynchronous(client: mrelease.AsyncClient) -> None:
+    async for news in client.watch_release("job-1"):
+        assert_type(news, mrelease.ReleaseProgress | mrelease.ReleaseResult)
+    async for event in client.reclaim([mrelease.Process(1)], available_bytes=1 << 30, deadline=60):
+        assert_type(event, mrelease.ReclaimStarted | mrelease.ReclaimedCandidate | mrelease.ReclaimSummary)
 
 
 async def asynchronous() -> None:
@@ -36,6 +74,20 @@ async def asynchronous() -> None:
         assert_type(await client.release(mrelease.Process(1)), mrelease.ReleaseResult)
         assert_type(await client.get_node(), mrelease.Node)
         assert_type(await client.list_processes(within=mrelease.Container("0123456789ab")), mrelease.ProcessList)
+        samples = client.watch_memory(within=mrelease.Container("0123456789ab"))
+        async for sample in samples:
+            assert_type(sample, mrelease.MemorySample)
+        await samples.aclose()
+
+
+def watched(sample: mrelease.MemorySample) -> None:
+    assert_type(sample.pressure, mrelease.MemoryPressure | None)
+    assert_type(sample.cgroup, mrelease.WatchedCgroup | None)
+    assert_type(sample.node, mrelease.NodeRef | None)
+    if sample.pressure and sample.cgroup:
+        assert_type(sample.pressure.some.avg10_percent, float)
+        assert_type(sample.pressure.full.total_duration, timedelta)
+        assert_type(sample.cgroup.limit_bytes, int | None)
 
 
 def results(result: mrelease.ReleaseResult, node: mrelease.Node, target: mrelease.Target) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.text import Text
 
-from mrelease import MreleaseError, Process, ReleaseResult, Target, _report, _text, errors
+from mrelease import Cgroup, MreleaseError, Process, ReleaseResult, Target, _report, _text, errors
 from mrelease.cli import exit_codes, formats, output
 from mrelease.cli.exit_codes import ExitCode
+from mrelease.cli.targets import name_of, target_data
+
+# Rows that a terminal is given: a container may have thousands of processes.
+_ROWS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,29 +33,41 @@ class Answer:
     @property
     def name(self) -> str:
         """Its target in one word or two."""
-        return str(self.target.pid) if isinstance(self.target, Process) else _text.printable(str(self.target))
+        return name_of(self.target)
 
 
 def to_data(answer: Answer) -> dict[str, Any]:
     """An answer for ``-o json``; ``target`` is a ``Target`` of the contract."""
     failed = isinstance(answer.result, MreleaseError)
     return {
-        "target": {type(answer.target).__name__.lower(): formats.to_data(answer.target)},
+        "target": target_data(answer.target),
         "result": None if failed else formats.to_data(answer.result),
         "error": formats.error_data(answer.result) if isinstance(answer.result, MreleaseError) else None,
     }
 
 
+def row_limit() -> int | None:
+    """How many rows stdout is given at most; None: all."""
+    return _ROWS if sys.stdout.isatty() else None
+
+
+def result_table(result: ReleaseResult, *, limit: int | None = None) -> list[Text | str]:
+    """``table`` of one result whose target is not known."""
+    # Alone it is not named.
+    return table([Answer(Cgroup("/"), result)], limit=limit)
+
+
 def table(answers: Sequence[Answer], *, limit: int | None = None) -> list[Text | str]:
     """One row a process, the totals, what stays charged, and the notes. At most ``limit`` rows: those where all is well go first."""
-    rows = [row for answer in answers for row in _rows(answer)]
+    results = [(answer.name, answer.result) for answer in answers if isinstance(answer.result, ReleaseResult)]
+    layout = _report.layout(result for _, result in results)
+    rows = [row for answer in answers for row in _rows(answer, layout)]
     shown = sorted(sorted(range(len(rows)), key=lambda at: rows[at][0])[:limit])
     lines: list[Text | str] = list(
-        output.columns([_report.HEADER, *(rows[at][1] for at in shown)], right=_report.RIGHT, coloured=_report.VERDICT)
+        output.columns([layout.header, *(rows[at][1] for at in shown)], right=layout.right, coloured=_report.VERDICT)
     )
     if len(shown) < len(rows):
         lines.append(f"... and {len(rows) - len(shown)} more")
-    results = [(answer.name, answer.result) for answer in answers if isinstance(answer.result, ReleaseResult)]
     several = len(answers) > 1
     for name, result in results:
         if len(result.processes) > 1:
@@ -62,15 +79,17 @@ def table(answers: Sequence[Answer], *, limit: int | None = None) -> list[Text |
     return [*lines, *_report.notes([process for _, result in results for process in result.processes]), *_errors(answers)]
 
 
-def _rows(answer: Answer) -> Iterator[tuple[bool, tuple[str, ...]]]:
+def _rows(answer: Answer, layout: _report.Layout) -> Iterator[tuple[bool, tuple[str, ...]]]:
     """Rows, each with whether all is well there."""
     if isinstance(answer.result, ReleaseResult):
         for process in answer.result.processes:
-            yield _report.is_well(process), _report.cells(process)
-    elif isinstance(answer.target, Process):
-        yield False, (answer.name, "-", _word(answer.result), "-", "-", "-")
+            yield _report.is_well(process), layout.cells(process)
+        return
+    nothing = ("-",) * (len(layout.header) - 3)
+    if isinstance(answer.target, Process) and not answer.target.container_id:
+        yield False, (answer.name, "-", _word(answer.result), *nothing)
     else:
-        yield False, ("-", answer.name, _word(answer.result), "-", "-", "-")
+        yield False, ("-", answer.name, _word(answer.result), *nothing)
 
 
 def _errors(answers: Sequence[Answer]) -> list[str]:

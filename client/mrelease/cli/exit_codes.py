@@ -20,19 +20,21 @@ class ExitCode(IntEnum):
     NOT_FOUND = 5
     UNREACHABLE = 6
     INCAPABLE = 7
+    UNMET = 8
     INTERRUPTED = 130
 
 
 #: What each code means, for ``mrelease --help``.
 MEANINGS: Final[dict[ExitCode, str]] = {
-    ExitCode.OK: "all memory is back (RELEASED or EXITED); with --dry-run: every check passed",
+    ExitCode.OK: "all memory is back (RELEASED or EXITED); reclaim: the goal is met; with --dry-run: every check passed",
     ExitCode.INTERNAL: "a defect of mrelease or of the agent, or no valid answer",
     ExitCode.USAGE: "the command line or the request is not valid",
     ExitCode.HELD: "killed, but memory is not proven back, or it is not known whether it was killed",
     ExitCode.REFUSED: "the agent does not kill or release this target; nothing was signalled",
-    ExitCode.NOT_FOUND: "no such process, container, pod or cgroup, the pid belongs to another process now, or another node answers",
+    ExitCode.NOT_FOUND: "no such process, container, pod, cgroup or operation, another process has the pid now, or another node answers",
     ExitCode.UNREACHABLE: "no agent answers, or it has no capacity now; nothing was signalled",
     ExitCode.INCAPABLE: "doctor: something that mrelease needs does not work on this node",
+    ExitCode.UNMET: "reclaim: the goal is not met and no candidate is left; what was killed is proven back",
     ExitCode.INTERRUPTED: "interrupted",
 }
 
@@ -59,17 +61,18 @@ _BY_ERROR: Final[tuple[tuple[type[errors.MreleaseError], ExitCode], ...]] = (
     (errors.Refused, ExitCode.REFUSED),
     (errors.Denied, ExitCode.REFUSED),
     (errors.Unavailable, ExitCode.UNREACHABLE),
+    # Where something may have been killed it is HELD.
+    (errors.OutcomeUnknown, ExitCode.UNREACHABLE),
 )
 
 
 def of_error(error: errors.MreleaseError) -> ExitCode:
     """The code of an error."""
-    for kind, code in _BY_ERROR:
-        if isinstance(error, kind):
-            return code
-    if isinstance(error, errors.OutcomeUnknown):
-        return ExitCode.UNREACHABLE if error.nothing_signalled else ExitCode.HELD
-    return ExitCode.INTERNAL
+    code = next((code for kind, code in _BY_ERROR if isinstance(error, kind)), ExitCode.INTERNAL)
+    if isinstance(error, errors.AgentError) and not error.nothing_signalled and code is not ExitCode.INTERNAL:
+        # Also of what refuses a whole call, where it ends a reclaim that had begun.
+        return ExitCode.HELD
+    return code
 
 
 def of_result(result: ReleaseResult) -> ExitCode:

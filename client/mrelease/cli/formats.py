@@ -65,6 +65,11 @@ def dump(data: Any, output: str) -> str:
     return yaml.safe_dump(data, sort_keys=False, allow_unicode=False).rstrip("\n")
 
 
+def dump_one(data: Any, output: str) -> str:
+    """One of many: a line of ``json``, or a document of ``yaml``."""
+    return json.dumps(data) if output == "json" else f"---\n{dump(data, output)}"
+
+
 def snake(name: str) -> str:
     """``ProcessNotFound`` as ``PROCESS_NOT_FOUND``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).upper()

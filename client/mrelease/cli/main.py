@@ -10,7 +10,7 @@ import click
 from mrelease import MreleaseError, _text
 from mrelease._version import VERSION
 from mrelease.cli import exit_codes, formats, output
-from mrelease.cli.commands import misc, node, ps, release
+from mrelease.cli.commands import misc, node, ps, reclaim, release, top, watch
 from mrelease.cli.exit_codes import ExitCode
 from mrelease.cli.settings import Settings, common_options
 
@@ -28,7 +28,10 @@ def cli() -> None:
     """Kill what must die, make its memory come back now, and prove it."""
 
 
-for _command in (release.kill, release.release, ps.ps, node.node, node.doctor, misc.demo, misc.version, misc.completion):
+for _command in (
+    *(release.kill, release.release, reclaim.reclaim, watch.watch, ps.ps, top.top, node.node, node.doctor),
+    *(misc.demo, misc.version, misc.completion),
+):
     cli.add_command(_command)
 
 
@@ -42,7 +45,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return ExitCode.USAGE
     except (click.Abort, KeyboardInterrupt):
-        output.err("mrelease: interrupted; what was already signalled is released to its end by the agent")
+        output.err(output.INTERRUPTED)
         return ExitCode.INTERRUPTED
     except MreleaseError as error:
         if settings.output == "table":

@@ -12,6 +12,9 @@ from rich.text import Text
 
 from mrelease import _text
 
+#: What an interruption leaves behind.
+INTERRUPTED = "mrelease: interrupted; what was already signalled is released to its end by the agent"
+
 #: Styles of verdicts, outcomes and states; what is not listed is red.
 _STYLES = {
     "RELEASED": "green",

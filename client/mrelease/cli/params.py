@@ -1,4 +1,4 @@
-"""What arguments may say: processes, durations, sizes. click shows the functions' names in its help."""
+"""What arguments may say: processes, durations, sizes, signals. click shows the functions' names in its help."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from mrelease import Process
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _POWER_OF_1024: Final = {"": 0, "b": 0, "k": 1, "kib": 1, "m": 2, "mib": 2, "g": 3, "gib": 3, "t": 4, "tib": 4}
 _NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
+_SIGNAL = re.compile(r"(?:SIG)?((?!SIG)[A-Z][A-Z0-9]{1,8}(?:\+[0-9]{1,2})?)")
 _DAY = 86400
+#: More than any node has, and less than an int64 of the contract holds.
+_LARGEST = 1 << 62
 
 
 def process(text: str) -> Process:
@@ -38,4 +41,15 @@ def size(text: str) -> int:
     found = _NUMBER.fullmatch(text)
     if found is None or found[2].lower() not in _POWER_OF_1024:
         raise click.BadParameter(f"{text!r} is not a size: expected for example 512MiB or 1GiB")
-    return int(float(found[1]) * 1024 ** _POWER_OF_1024[found[2].lower()])
+    size_bytes = int(float(found[1]) * 1024 ** _POWER_OF_1024[found[2].lower()])
+    if size_bytes > _LARGEST:
+        raise click.BadParameter(f"{text!r} is more than any node has")
+    return size_bytes
+
+
+def signal(text: str) -> str:
+    """A signal's name, with or without ``SIG``, in any case, as the contract has it: ``SIGTERM``. The agent says which there are."""
+    found = _SIGNAL.fullmatch(text.upper())
+    if found is None:
+        raise click.BadParameter(f"{text!r} is not the name of a signal: expected for example TERM, SIGINT or SIGRTMIN+3")
+    return f"SIG{found[1]}"

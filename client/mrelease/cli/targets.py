@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
 
-from mrelease import Cgroup, Container, Pod, Process, Target
+from mrelease import Cgroup, Container, Pod, Process, Target, _text
 from mrelease._models import Group
-from mrelease.cli import params
+from mrelease.cli import formats, params
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -18,6 +19,7 @@ def target_options(command: CommandT) -> CommandT:
     """Add the arguments that ``targets`` reads."""
     options = (
         click.argument("processes", metavar="[PID[:INODE]]...", nargs=-1, type=params.process),
+        click.option("--in-container", metavar="ID", help="PIDs are those that processes of this container see: its first is 1."),
         click.option("--container", multiple=True, metavar="ID", help="All processes of this container: 12 digits or more. Repeatable."),
         click.option("--pod", multiple=True, metavar="UID", help="All processes of this pod but its sandbox's. Repeatable."),
         click.option("--pod-container", multiple=True, metavar="ID", help="Only this container of the one --pod. Repeatable."),
@@ -30,7 +32,7 @@ def target_options(command: CommandT) -> CommandT:
 
 def targets(options: dict[str, Any]) -> list[Target]:
     """Every target once: the same one twice would be killed by one request and missed by the other."""
-    processes: tuple[Process, ...] = options["processes"]
+    processes = _numbered(options["processes"], options["in_container"])
     pods: tuple[str, ...] = options["pod"]
     only: tuple[str, ...] = options["pod_container"]
     if only and len(set(pods)) != 1:
@@ -44,6 +46,31 @@ def targets(options: dict[str, Any]) -> list[Target]:
     if not found:
         raise click.UsageError("name what is meant: PID, --container, --pod or --cgroup")
     return list(dict.fromkeys(found))
+
+
+def _numbered(processes: tuple[Process, ...], container: str | None) -> list[Process]:
+    if container is None:
+        return list(processes)
+    # As of a variable that is not set: the same number on the node is another process.
+    if not container:
+        raise click.UsageError("--in-container is empty: give the container's id")
+    if not processes:
+        raise click.UsageError("--in-container says whose numbers the PIDs are: give a PID, or --container ID for all of its processes")
+    return [replace(process, container_id=container) for process in processes]
+
+
+def name_of(target: Target) -> str:
+    """A target in one word or two."""
+    match target:
+        case Process(pid, container_id=""):
+            return str(pid)
+        case _:
+            return _text.printable(str(target))
+
+
+def target_data(target: Target) -> dict[str, Any]:
+    """A target for ``-o json``: a ``Target`` of the contract."""
+    return {type(target).__name__.lower(): formats.to_data(target)}
 
 
 def group_options(command: CommandT) -> CommandT:

@@ -29,7 +29,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_NODE_MISMATCH: _ErrorReason.ValueType  # 2
     """FAILED_PRECONDITION. The request was meant for another node or another boot; metadata `field`, `expected`, `actual`."""
     ERROR_REASON_PROCESS_NOT_FOUND: _ErrorReason.ValueType  # 3
-    """NOT_FOUND. No process has this pid; metadata `pid`."""
+    """NOT_FOUND. No process has this pid; metadata `pid`, and `container_id` and `field` where it is a container's own number."""
     ERROR_REASON_IDENTITY_MISMATCH: _ErrorReason.ValueType  # 4
     """FAILED_PRECONDITION. Another process has this pid now; metadata `pid`, `field`, `expected`, `actual`."""
     ERROR_REASON_PROTECTED: _ErrorReason.ValueType  # 5
@@ -57,7 +57,13 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_TARGET_NOT_FOUND: _ErrorReason.ValueType  # 15
     """NOT_FOUND. No such container, pod or cgroup is on this node, or no process is in it; metadata `field`, `value`."""
     ERROR_REASON_TARGET_AMBIGUOUS: _ErrorReason.ValueType  # 16
-    """FAILED_PRECONDITION. The target names more than one container or cgroup; metadata `field`, `value`, `candidates`."""
+    """FAILED_PRECONDITION. The target names more than one container or cgroup, or a pid that two processes of a container have; metadata
+    `field`, `value`, `candidates`.
+    """
+    ERROR_REASON_OPERATION_NOT_FOUND: _ErrorReason.ValueType  # 17
+    """NOT_FOUND. No operation with this request_id runs, and no result of one is kept; metadata `request_id`."""
+    ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 18
+    """ALREADY_EXISTS. Another request had this request_id; nothing was signalled; metadata `request_id`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the one google.rpc.ErrorInfo that every failed call carries in grpc-status-details-bin, without the prefix; `domain` is
@@ -71,7 +77,7 @@ ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
 ERROR_REASON_NODE_MISMATCH: ErrorReason.ValueType  # 2
 """FAILED_PRECONDITION. The request was meant for another node or another boot; metadata `field`, `expected`, `actual`."""
 ERROR_REASON_PROCESS_NOT_FOUND: ErrorReason.ValueType  # 3
-"""NOT_FOUND. No process has this pid; metadata `pid`."""
+"""NOT_FOUND. No process has this pid; metadata `pid`, and `container_id` and `field` where it is a container's own number."""
 ERROR_REASON_IDENTITY_MISMATCH: ErrorReason.ValueType  # 4
 """FAILED_PRECONDITION. Another process has this pid now; metadata `pid`, `field`, `expected`, `actual`."""
 ERROR_REASON_PROTECTED: ErrorReason.ValueType  # 5
@@ -99,5 +105,11 @@ ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 14
 ERROR_REASON_TARGET_NOT_FOUND: ErrorReason.ValueType  # 15
 """NOT_FOUND. No such container, pod or cgroup is on this node, or no process is in it; metadata `field`, `value`."""
 ERROR_REASON_TARGET_AMBIGUOUS: ErrorReason.ValueType  # 16
-"""FAILED_PRECONDITION. The target names more than one container or cgroup; metadata `field`, `value`, `candidates`."""
+"""FAILED_PRECONDITION. The target names more than one container or cgroup, or a pid that two processes of a container have; metadata
+`field`, `value`, `candidates`.
+"""
+ERROR_REASON_OPERATION_NOT_FOUND: ErrorReason.ValueType  # 17
+"""NOT_FOUND. No operation with this request_id runs, and no result of one is kept; metadata `request_id`."""
+ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 18
+"""ALREADY_EXISTS. Another request had this request_id; nothing was signalled; metadata `request_id`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -22,19 +22,26 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mrelease/v1/memory.proto\x12\x0bmrelease.v1\"\x91\x01\n\rProcessMemory\x12\x12\n\nanon_bytes\x18\x01 \x01(\x03\x12\x12\n\nfile_bytes\x18\x02 \x01(\x03\x12\x13\n\x0bshmem_bytes\x18\x03 \x01(\x03\x12\x12\n\nswap_bytes\x18\x04 \x01(\x03\x12\x15\n\rhugetlb_bytes\x18\x05 \x01(\x03\x12\x18\n\x10page_table_bytes\x18\x06 \x01(\x03\"G\n\x0c\x43groupMemory\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x65\x66ore_bytes\x18\x02 \x01(\x03\x12\x13\n\x0b\x61\x66ter_bytes\x18\x03 \x01(\x03\"\x81\x01\n\nNodeMemory\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x03\x12\x12\n\nfree_bytes\x18\x02 \x01(\x03\x12\x17\n\x0f\x61vailable_bytes\x18\x03 \x01(\x03\x12\x18\n\x10swap_total_bytes\x18\x04 \x01(\x03\x12\x17\n\x0fswap_free_bytes\x18\x05 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mrelease/v1/memory.proto\x12\x0bmrelease.v1\x1a\x1egoogle/protobuf/duration.proto\"\x91\x01\n\rProcessMemory\x12\x12\n\nanon_bytes\x18\x01 \x01(\x03\x12\x12\n\nfile_bytes\x18\x02 \x01(\x03\x12\x13\n\x0bshmem_bytes\x18\x03 \x01(\x03\x12\x12\n\nswap_bytes\x18\x04 \x01(\x03\x12\x15\n\rhugetlb_bytes\x18\x05 \x01(\x03\x12\x18\n\x10page_table_bytes\x18\x06 \x01(\x03\"G\n\x0c\x43groupMemory\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x14\n\x0c\x62\x65\x66ore_bytes\x18\x02 \x01(\x03\x12\x13\n\x0b\x61\x66ter_bytes\x18\x03 \x01(\x03\"\x81\x01\n\nNodeMemory\x12\x13\n\x0btotal_bytes\x18\x01 \x01(\x03\x12\x12\n\nfree_bytes\x18\x02 \x01(\x03\x12\x17\n\x0f\x61vailable_bytes\x18\x03 \x01(\x03\x12\x18\n\x10swap_total_bytes\x18\x04 \x01(\x03\x12\x17\n\x0fswap_free_bytes\x18\x05 \x01(\x03\"d\n\x0eMemoryPressure\x12(\n\x04some\x18\x01 \x01(\x0b\x32\x1a.mrelease.v1.PressureStall\x12(\n\x04\x66ull\x18\x02 \x01(\x0b\x32\x1a.mrelease.v1.PressureStall\"\x88\x01\n\rPressureStall\x12\x15\n\ravg10_percent\x18\x01 \x01(\x01\x12\x15\n\ravg60_percent\x18\x02 \x01(\x01\x12\x16\n\x0e\x61vg300_percent\x18\x03 \x01(\x01\x12\x31\n\x0etotal_duration\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration*]\n\x0cPressureKind\x12\x1d\n\x19PRESSURE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12PRESSURE_KIND_SOME\x10\x01\x12\x16\n\x12PRESSURE_KIND_FULL\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrelease.v1.memory_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PROCESSMEMORY']._serialized_start=42
-  _globals['_PROCESSMEMORY']._serialized_end=187
-  _globals['_CGROUPMEMORY']._serialized_start=189
-  _globals['_CGROUPMEMORY']._serialized_end=260
-  _globals['_NODEMEMORY']._serialized_start=263
-  _globals['_NODEMEMORY']._serialized_end=392
+  _globals['_PRESSUREKIND']._serialized_start=667
+  _globals['_PRESSUREKIND']._serialized_end=760
+  _globals['_PROCESSMEMORY']._serialized_start=74
+  _globals['_PROCESSMEMORY']._serialized_end=219
+  _globals['_CGROUPMEMORY']._serialized_start=221
+  _globals['_CGROUPMEMORY']._serialized_end=292
+  _globals['_NODEMEMORY']._serialized_start=295
+  _globals['_NODEMEMORY']._serialized_end=424
+  _globals['_MEMORYPRESSURE']._serialized_start=426
+  _globals['_MEMORYPRESSURE']._serialized_end=526
+  _globals['_PRESSURESTALL']._serialized_start=529
+  _globals['_PRESSURESTALL']._serialized_end=665
 # @@protoc_insertion_point(module_scope)

@@ -4,7 +4,9 @@ isort:skip_file
 """
 
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -15,6 +17,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _PressureKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _PressureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PressureKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PRESSURE_KIND_UNSPECIFIED: _PressureKind.ValueType  # 0
+    """PRESSURE_KIND_SOME."""
+    PRESSURE_KIND_SOME: _PressureKind.ValueType  # 1
+    """At least one task stalled."""
+    PRESSURE_KIND_FULL: _PressureKind.ValueType  # 2
+    """All tasks that were not idle stalled at once."""
+
+class PressureKind(_PressureKind, metaclass=_PressureKindEnumTypeWrapper):
+    """Which stalls count."""
+
+PRESSURE_KIND_UNSPECIFIED: PressureKind.ValueType  # 0
+"""PRESSURE_KIND_SOME."""
+PRESSURE_KIND_SOME: PressureKind.ValueType  # 1
+"""At least one task stalled."""
+PRESSURE_KIND_FULL: PressureKind.ValueType  # 2
+"""All tasks that were not idle stalled at once."""
+Global___PressureKind: _TypeAlias = PressureKind  # noqa: Y015
 
 @_typing.final
 class ProcessMemory(_message.Message):
@@ -125,3 +151,69 @@ class NodeMemory(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___NodeMemory: _TypeAlias = NodeMemory  # noqa: Y015
+
+@_typing.final
+class MemoryPressure(_message.Message):
+    """Pressure stall information: how much time tasks lost waiting for memory, Documentation/accounting/psi.rst."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOME_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def some(self) -> Global___PressureStall:
+        """At least one task stalled."""
+
+    @_builtins.property
+    def full(self) -> Global___PressureStall:
+        """All tasks that were not idle stalled at once."""
+
+    def __init__(
+        self,
+        *,
+        some: Global___PressureStall | None = ...,
+        full: Global___PressureStall | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "some", b"some"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["full", b"full", "some", b"some"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryPressure: _TypeAlias = MemoryPressure  # noqa: Y015
+
+@_typing.final
+class PressureStall(_message.Message):
+    """One line of /proc/pressure/memory, or of a cgroup's memory.pressure."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AVG10_PERCENT_FIELD_NUMBER: _builtins.int
+    AVG60_PERCENT_FIELD_NUMBER: _builtins.int
+    AVG300_PERCENT_FIELD_NUMBER: _builtins.int
+    TOTAL_DURATION_FIELD_NUMBER: _builtins.int
+    avg10_percent: _builtins.float
+    """Percent of the last 10 s."""
+    avg60_percent: _builtins.float
+    """Percent of the last 60 s."""
+    avg300_percent: _builtins.float
+    """Percent of the last 300 s."""
+    @_builtins.property
+    def total_duration(self) -> _duration_pb2.Duration:
+        """All stalls since boot, or since the cgroup was made."""
+
+    def __init__(
+        self,
+        *,
+        avg10_percent: _builtins.float = ...,
+        avg60_percent: _builtins.float = ...,
+        avg300_percent: _builtins.float = ...,
+        total_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["total_duration", b"total_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["avg10_percent", b"avg10_percent", "avg300_percent", b"avg300_percent", "avg60_percent", b"avg60_percent", "total_duration", b"total_duration"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PressureStall: _TypeAlias = PressureStall  # noqa: Y015

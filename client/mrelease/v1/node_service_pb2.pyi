@@ -5,6 +5,7 @@ isort:skip_file
 
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
+from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
@@ -43,6 +44,14 @@ class _FeatureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Feature.Value
     """kcmp(2) on every user's processes (CAP_SYS_PTRACE): without it sharers of an address space are told by equal size only."""
     FEATURE_RAISED_PRIORITY: _Feature.ValueType  # 6
     """Running at raised priority (CAP_SYS_NICE), so that a busy node does not starve the agent."""
+    FEATURE_BOOST_PRIORITY: _Feature.ValueType  # 7
+    """Raising the priority of victims (CAP_SYS_NICE): Boost.BOOST_PRIORITY."""
+    FEATURE_BOOST_EVACUATION: _Feature.ValueType  # 8
+    """Moving victims into a cgroup of the agent's with a high CPU weight: Boost.BOOST_EVACUATION."""
+    FEATURE_BOOST_LIFT: _Feature.ValueType  # 9
+    """Lifting the CPU weight of the cgroups above a victim: Boost.BOOST_LIFT."""
+    FEATURE_MEMORY_PRESSURE: _Feature.ValueType  # 10
+    """Pressure stall information: WatchMemory shows pressure and Reclaim may have it as its goal."""
 
 class Feature(_Feature, metaclass=_FeatureEnumTypeWrapper):
     """What an agent may be able to do, depending on kernel and privileges."""
@@ -61,6 +70,14 @@ FEATURE_COMPARE_MM: Feature.ValueType  # 5
 """kcmp(2) on every user's processes (CAP_SYS_PTRACE): without it sharers of an address space are told by equal size only."""
 FEATURE_RAISED_PRIORITY: Feature.ValueType  # 6
 """Running at raised priority (CAP_SYS_NICE), so that a busy node does not starve the agent."""
+FEATURE_BOOST_PRIORITY: Feature.ValueType  # 7
+"""Raising the priority of victims (CAP_SYS_NICE): Boost.BOOST_PRIORITY."""
+FEATURE_BOOST_EVACUATION: Feature.ValueType  # 8
+"""Moving victims into a cgroup of the agent's with a high CPU weight: Boost.BOOST_EVACUATION."""
+FEATURE_BOOST_LIFT: Feature.ValueType  # 9
+"""Lifting the CPU weight of the cgroups above a victim: Boost.BOOST_LIFT."""
+FEATURE_MEMORY_PRESSURE: Feature.ValueType  # 10
+"""Pressure stall information: WatchMemory shows pressure and Reclaim may have it as its goal."""
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 class _QosClass:
@@ -314,6 +331,8 @@ class ProcessInfo(_message.Message):
     CONTAINER_ID_FIELD_NUMBER: _builtins.int
     POD_UID_FIELD_NUMBER: _builtins.int
     QOS_FIELD_NUMBER: _builtins.int
+    UNRELEASED_FIELD_NUMBER: _builtins.int
+    SHARING_PIDS_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """Name of its main thread, proc_pid_comm(5). Bytes that are not UTF-8 are replaced."""
     uid: _builtins.int
@@ -342,6 +361,14 @@ class ProcessInfo(_message.Message):
     def memory(self) -> _memory_pb2.ProcessMemory:
         """Its memory."""
 
+    @_builtins.property
+    def unreleased(self) -> _containers.RepeatedCompositeFieldContainer[_result_pb2.Unreleased]:
+        """What killing it would not give back, and why."""
+
+    @_builtins.property
+    def sharing_pids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Other processes with the same address space: only killing all of them gives `reclaimable_bytes` back."""
+
     def __init__(
         self,
         *,
@@ -357,11 +384,173 @@ class ProcessInfo(_message.Message):
         container_id: _builtins.str = ...,
         pod_uid: _builtins.str = ...,
         qos: Global___QosClass.ValueType = ...,
+        unreleased: _abc.Iterable[_result_pb2.Unreleased] | None = ...,
+        sharing_pids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["memory", b"memory", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "command", b"command", "container_id", b"container_id", "memory", b"memory", "pod_uid", b"pod_uid", "process", b"process", "protection", b"protection", "qos", b"qos", "reclaimable_bytes", b"reclaimable_bytes", "state", b"state", "threads", b"threads", "uid", b"uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "command", b"command", "container_id", b"container_id", "memory", b"memory", "pod_uid", b"pod_uid", "process", b"process", "protection", b"protection", "qos", b"qos", "reclaimable_bytes", b"reclaimable_bytes", "sharing_pids", b"sharing_pids", "state", b"state", "threads", b"threads", "uid", b"uid", "unreleased", b"unreleased"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ProcessInfo: _TypeAlias = ProcessInfo  # noqa: Y015
+
+@_typing.final
+class WatchMemoryRequest(_message.Message):
+    """Request of WatchMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    WITHIN_FIELD_NUMBER: _builtins.int
+    TRIGGER_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """Pause between two messages, 100 ms to 1 h; absent: 1 s, or with `trigger` none but when it fires."""
+
+    @_builtins.property
+    def within(self) -> _target_pb2.Target:
+        """A container or cgroup to watch as well. A process or pod is INVALID_ARGUMENT. Absent: the node alone."""
+
+    @_builtins.property
+    def trigger(self) -> Global___PressureTrigger:
+        """Send a message at once when memory pressure (of `within`, else of the node) reaches this."""
+
+    def __init__(
+        self,
+        *,
+        interval: _duration_pb2.Duration | None = ...,
+        within: _target_pb2.Target | None = ...,
+        trigger: Global___PressureTrigger | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "trigger", b"trigger", "within", b"within"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "trigger", b"trigger", "within", b"within"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchMemoryRequest: _TypeAlias = WatchMemoryRequest  # noqa: Y015
+
+@_typing.final
+class PressureTrigger(_message.Message):
+    """A threshold of memory pressure: the kernel watches it, Documentation/accounting/psi.rst ("Monitoring for pressure thresholds")."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    STALL_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    kind: _memory_pb2.PressureKind.ValueType
+    """Which stalls count."""
+    @_builtins.property
+    def stall(self) -> _duration_pb2.Duration:
+        """How much stall time within `window` fires; more than 0 and at most `window`."""
+
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """500 ms to 10 s. Without CAP_SYS_RESOURCE the kernel accepts multiples of 2 s alone: others are rounded up."""
+
+    def __init__(
+        self,
+        *,
+        kind: _memory_pb2.PressureKind.ValueType = ...,
+        stall: _duration_pb2.Duration | None = ...,
+        window: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["stall", b"stall", "window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "stall", b"stall", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PressureTrigger: _TypeAlias = PressureTrigger  # noqa: Y015
+
+@_typing.final
+class WatchMemoryResponse(_message.Message):
+    """Response of WatchMemory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SAMPLE_TIME_FIELD_NUMBER: _builtins.int
+    MEMORY_FIELD_NUMBER: _builtins.int
+    PRESSURE_FIELD_NUMBER: _builtins.int
+    CGROUP_FIELD_NUMBER: _builtins.int
+    TRIGGERED_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    triggered: _builtins.bool
+    """Whether the trigger fired for this message."""
+    @_builtins.property
+    def sample_time(self) -> _timestamp_pb2.Timestamp:
+        """When it was measured."""
+
+    @_builtins.property
+    def memory(self) -> _memory_pb2.NodeMemory:
+        """Memory of the node."""
+
+    @_builtins.property
+    def pressure(self) -> _memory_pb2.MemoryPressure:
+        """Memory pressure of the node. Absent where the kernel does not measure it."""
+
+    @_builtins.property
+    def cgroup(self) -> Global___WatchedCgroup:
+        """The cgroup of `within`. Absent where none was named."""
+
+    @_builtins.property
+    def node(self) -> _result_pb2.NodeIdentity:
+        """The node that answered; in the first message alone."""
+
+    def __init__(
+        self,
+        *,
+        sample_time: _timestamp_pb2.Timestamp | None = ...,
+        memory: _memory_pb2.NodeMemory | None = ...,
+        pressure: _memory_pb2.MemoryPressure | None = ...,
+        cgroup: Global___WatchedCgroup | None = ...,
+        triggered: _builtins.bool = ...,
+        node: _result_pb2.NodeIdentity | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "memory", b"memory", "node", b"node", "pressure", b"pressure", "sample_time", b"sample_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "memory", b"memory", "node", b"node", "pressure", b"pressure", "sample_time", b"sample_time", "triggered", b"triggered"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchMemoryResponse: _TypeAlias = WatchMemoryResponse  # noqa: Y015
+
+@_typing.final
+class WatchedCgroup(_message.Message):
+    """A cgroup that is watched."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    USAGE_BYTES_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    PRESSURE_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """Path below the cgroup mount."""
+    usage_bytes: _builtins.int
+    """memory.current (v2) or memory.usage_in_bytes (v1), in bytes."""
+    limit_bytes: _builtins.int
+    """memory.max (v2) or memory.limit_in_bytes (v1), in bytes. Absent where there is none."""
+    @_builtins.property
+    def pressure(self) -> _memory_pb2.MemoryPressure:
+        """memory.pressure of the cgroup. Absent where the kernel does not measure it: it never does on v1."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        usage_bytes: _builtins.int = ...,
+        limit_bytes: _builtins.int | None = ...,
+        pressure: _memory_pb2.MemoryPressure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_limit_bytes", b"_limit_bytes", "limit_bytes", b"limit_bytes", "pressure", b"pressure"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_limit_bytes", b"_limit_bytes", "limit_bytes", b"limit_bytes", "path", b"path", "pressure", b"pressure", "usage_bytes", b"usage_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__limit_bytes: _TypeAlias = _typing.Literal["limit_bytes"]  # noqa: Y015
+    _WhichOneofArgType__limit_bytes: _TypeAlias = _typing.Literal["_limit_bytes", b"_limit_bytes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__limit_bytes) -> _WhichOneofReturnType__limit_bytes | None: ...
+
+Global___WatchedCgroup: _TypeAlias = WatchedCgroup  # noqa: Y015

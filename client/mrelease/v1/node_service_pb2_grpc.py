@@ -45,6 +45,11 @@ class NodeServiceStub(object):
                 request_serializer=mrelease_dot_v1_dot_node__service__pb2.ListProcessesRequest.SerializeToString,
                 response_deserializer=mrelease_dot_v1_dot_node__service__pb2.ListProcessesResponse.FromString,
                 _registered_method=True)
+        self.WatchMemory = channel.unary_stream(
+                '/mrelease.v1.NodeService/WatchMemory',
+                request_serializer=mrelease_dot_v1_dot_node__service__pb2.WatchMemoryRequest.SerializeToString,
+                response_deserializer=mrelease_dot_v1_dot_node__service__pb2.WatchMemoryResponse.FromString,
+                _registered_method=True)
 
 
 class NodeServiceServicer(object):
@@ -70,6 +75,18 @@ class NodeServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchMemory(self, request, context):
+        """Streams memory and memory pressure of the node, and of a cgroup where one is named: now, then at an interval, and at once when a PSI
+        trigger fires. Ends with the call's deadline or cancellation, with NOT_FOUND when the cgroup is removed, and with UNAVAILABLE when the
+        agent shuts down.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
+        PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NodeServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -82,6 +99,11 @@ def add_NodeServiceServicer_to_server(servicer, server):
                     servicer.ListProcesses,
                     request_deserializer=mrelease_dot_v1_dot_node__service__pb2.ListProcessesRequest.FromString,
                     response_serializer=mrelease_dot_v1_dot_node__service__pb2.ListProcessesResponse.SerializeToString,
+            ),
+            'WatchMemory': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchMemory,
+                    request_deserializer=mrelease_dot_v1_dot_node__service__pb2.WatchMemoryRequest.FromString,
+                    response_serializer=mrelease_dot_v1_dot_node__service__pb2.WatchMemoryResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -139,6 +161,33 @@ class NodeService(object):
             '/mrelease.v1.NodeService/ListProcesses',
             mrelease_dot_v1_dot_node__service__pb2.ListProcessesRequest.SerializeToString,
             mrelease_dot_v1_dot_node__service__pb2.ListProcessesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchMemory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mrelease.v1.NodeService/WatchMemory',
+            mrelease_dot_v1_dot_node__service__pb2.WatchMemoryRequest.SerializeToString,
+            mrelease_dot_v1_dot_node__service__pb2.WatchMemoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,14 @@ class NodeServiceStub:
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
     PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
     """
+    WatchMemory: _grpc.UnaryStreamMultiCallable[_node_service_pb2.WatchMemoryRequest, _node_service_pb2.WatchMemoryResponse]
+    """Streams memory and memory pressure of the node, and of a cgroup where one is named: now, then at an interval, and at once when a PSI
+    trigger fires. Ends with the call's deadline or cancellation, with NOT_FOUND when the cgroup is removed, and with UNAVAILABLE when the
+    agent shuts down.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
+    PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+    """
 
 @_typing.type_check_only
 class NodeServiceAsyncStub(NodeServiceStub):
@@ -60,6 +68,14 @@ class NodeServiceAsyncStub(NodeServiceStub):
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
     PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
+    """
+    WatchMemory: _aio.UnaryStreamMultiCallable[_node_service_pb2.WatchMemoryRequest, _node_service_pb2.WatchMemoryResponse]  # type: ignore[assignment]
+    """Streams memory and memory pressure of the node, and of a cgroup where one is named: now, then at an interval, and at once when a PSI
+    trigger fires. Ends with the call's deadline or cancellation, with NOT_FOUND when the cgroup is removed, and with UNAVAILABLE when the
+    agent shuts down.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
+    PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
     """
 
 class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -86,6 +102,20 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
         PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
+        """
+
+    @_abc_1.abstractmethod
+    def WatchMemory(
+        self,
+        request: _node_service_pb2.WatchMemoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_node_service_pb2.WatchMemoryResponse], _abc.AsyncIterator[_node_service_pb2.WatchMemoryResponse]]:
+        """Streams memory and memory pressure of the node, and of a cgroup where one is named: now, then at an interval, and at once when a PSI
+        trigger fires. Ends with the call's deadline or cancellation, with NOT_FOUND when the cgroup is removed, and with UNAVAILABLE when the
+        agent shuts down.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
+        PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
         """
 
 def add_NodeServiceServicer_to_server(servicer: NodeServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -146,6 +146,8 @@ class _StepEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Step.ValueType],
     """process_mrelease(2)."""
     STEP_EXIT: _Step.ValueType  # 5
     """Waiting for the exit: the pidfd becomes readable."""
+    STEP_GRACE: _Step.ValueType  # 6
+    """The grace period: the signal before SIGKILL, and the wait for the exit after it."""
 
 class Step(_Step, metaclass=_StepEnumTypeWrapper):
     """The step of the operation that decided an outcome."""
@@ -162,7 +164,103 @@ STEP_RELEASE: Step.ValueType  # 4
 """process_mrelease(2)."""
 STEP_EXIT: Step.ValueType  # 5
 """Waiting for the exit: the pidfd becomes readable."""
+STEP_GRACE: Step.ValueType  # 6
+"""The grace period: the signal before SIGKILL, and the wait for the exit after it."""
 Global___Step: _TypeAlias = Step  # noqa: Y015
+
+class _Boost:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BoostEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Boost.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BOOST_UNSPECIFIED: _Boost.ValueType  # 0
+    """In a request: the agent chooses. In a result: none was needed, its CPUs were not busy."""
+    BOOST_NONE: _Boost.ValueType  # 1
+    """Not at all."""
+    BOOST_PRIORITY: _Boost.ValueType  # 2
+    """Scheduling class, nice value and affinity of its threads: sched_setscheduler(2), setpriority(2), sched_setaffinity(2)."""
+    BOOST_EVACUATION: _Boost.ValueType  # 3
+    """Moved into a cgroup of the agent's with a high CPU weight, before the kill, and seen there. Needs no restoring."""
+    BOOST_LIFT: _Boost.ValueType  # 4
+    """CPU weight of its cgroup and of every one above lifted until it has exited, then restored. Lifts its neighbours there, too."""
+
+class Boost(_Boost, metaclass=_BoostEnumTypeWrapper):
+    """How a victim is given CPU time so that it frees itself too. A ladder: the agent takes the first rung that works, see
+    NodeService.GetNode.
+    """
+
+BOOST_UNSPECIFIED: Boost.ValueType  # 0
+"""In a request: the agent chooses. In a result: none was needed, its CPUs were not busy."""
+BOOST_NONE: Boost.ValueType  # 1
+"""Not at all."""
+BOOST_PRIORITY: Boost.ValueType  # 2
+"""Scheduling class, nice value and affinity of its threads: sched_setscheduler(2), setpriority(2), sched_setaffinity(2)."""
+BOOST_EVACUATION: Boost.ValueType  # 3
+"""Moved into a cgroup of the agent's with a high CPU weight, before the kill, and seen there. Needs no restoring."""
+BOOST_LIFT: Boost.ValueType  # 4
+"""CPU weight of its cgroup and of every one above lifted until it has exited, then restored. Lifts its neighbours there, too."""
+Global___Boost: _TypeAlias = Boost  # noqa: Y015
+
+class _HeldCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _HeldCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_HeldCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    HELD_CAUSE_UNSPECIFIED: _HeldCause.ValueType  # 0
+    """Not held, or not found out."""
+    HELD_CAUSE_UNINTERRUPTIBLE: _HeldCause.ValueType  # 1
+    """Uninterruptible sleep (state D): see `wchan` for what it waits for (storage, NFS, FUSE, a driver)."""
+    HELD_CAUSE_TRACED: _HeldCause.ValueType  # 2
+    """A tracer, ptrace(2), holds it: `tracer_pid`."""
+    HELD_CAUSE_FROZEN: _HeldCause.ValueType  # 3
+    """Its cgroup is frozen."""
+    HELD_CAUSE_STARVED: _HeldCause.ValueType  # 4
+    """It could run and is not given CPU time: it frees its memory at its own priority."""
+    HELD_CAUSE_SHARED_MM: _HeldCause.ValueType  # 5
+    """Other living processes have the same address space: `sharing_pids`."""
+    HELD_CAUSE_PINNED: _HeldCause.ValueType  # 6
+    """A process reads or holds open memory files of its /proc directory, or something else pins the address space: `reader_pids`."""
+    HELD_CAUSE_CORE_DUMP: _HeldCause.ValueType  # 7
+    """It dumps core."""
+    HELD_CAUSE_MMAP_LOCK: _HeldCause.ValueType  # 8
+    """process_mrelease(2) waits in the kernel for the lock of the address space (mmap_lock)."""
+    HELD_CAUSE_NO_REAPER: _HeldCause.ValueType  # 9
+    """Every reaper thread of the agent was busy until the deadline."""
+    HELD_CAUSE_UNSUPPORTED: _HeldCause.ValueType  # 10
+    """This node cannot call process_mrelease(2)."""
+    HELD_CAUSE_EXITING: _HeldCause.ValueType  # 11
+    """It runs and has not ended yet: freeing takes it longer than the deadline."""
+
+class HeldCause(_HeldCause, metaclass=_HeldCauseEnumTypeWrapper):
+    """What keeps the memory of a process that was killed: docs/reference/outcomes.md has a remedy for each."""
+
+HELD_CAUSE_UNSPECIFIED: HeldCause.ValueType  # 0
+"""Not held, or not found out."""
+HELD_CAUSE_UNINTERRUPTIBLE: HeldCause.ValueType  # 1
+"""Uninterruptible sleep (state D): see `wchan` for what it waits for (storage, NFS, FUSE, a driver)."""
+HELD_CAUSE_TRACED: HeldCause.ValueType  # 2
+"""A tracer, ptrace(2), holds it: `tracer_pid`."""
+HELD_CAUSE_FROZEN: HeldCause.ValueType  # 3
+"""Its cgroup is frozen."""
+HELD_CAUSE_STARVED: HeldCause.ValueType  # 4
+"""It could run and is not given CPU time: it frees its memory at its own priority."""
+HELD_CAUSE_SHARED_MM: HeldCause.ValueType  # 5
+"""Other living processes have the same address space: `sharing_pids`."""
+HELD_CAUSE_PINNED: HeldCause.ValueType  # 6
+"""A process reads or holds open memory files of its /proc directory, or something else pins the address space: `reader_pids`."""
+HELD_CAUSE_CORE_DUMP: HeldCause.ValueType  # 7
+"""It dumps core."""
+HELD_CAUSE_MMAP_LOCK: HeldCause.ValueType  # 8
+"""process_mrelease(2) waits in the kernel for the lock of the address space (mmap_lock)."""
+HELD_CAUSE_NO_REAPER: HeldCause.ValueType  # 9
+"""Every reaper thread of the agent was busy until the deadline."""
+HELD_CAUSE_UNSUPPORTED: HeldCause.ValueType  # 10
+"""This node cannot call process_mrelease(2)."""
+HELD_CAUSE_EXITING: HeldCause.ValueType  # 11
+"""It runs and has not ended yet: freeing takes it longer than the deadline."""
+Global___HeldCause: _TypeAlias = HeldCause  # noqa: Y015
 
 class _Proof:
     ValueType = _typing.NewType("ValueType", _builtins.int)

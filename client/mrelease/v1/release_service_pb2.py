@@ -23,26 +23,50 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
+from mrelease.v1 import error_reason_pb2 as mrelease_dot_v1_dot_error__reason__pb2
+from mrelease.v1 import memory_pb2 as mrelease_dot_v1_dot_memory__pb2
 from mrelease.v1 import outcome_pb2 as mrelease_dot_v1_dot_outcome__pb2
 from mrelease.v1 import result_pb2 as mrelease_dot_v1_dot_result__pb2
 from mrelease.v1 import target_pb2 as mrelease_dot_v1_dot_target__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mrelease/v1/release_service.proto\x12\x0bmrelease.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x19mrelease/v1/outcome.proto\x1a\x18mrelease/v1/result.proto\x1a\x18mrelease/v1/target.proto\"\x8c\x02\n\x15KillAndReleaseRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.mrelease.v1.Target\x12+\n\x04node\x18\x02 \x01(\x0b\x32\x1d.mrelease.v1.NodePrecondition\x12\x1f\n\x04wait\x18\x03 \x01(\x0e\x32\x11.mrelease.v1.Wait\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nreap_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\"D\n\x16KillAndReleaseResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.mrelease.v1.ReleaseResult\"\xd6\x01\n\x0eReleaseRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.mrelease.v1.Target\x12+\n\x04node\x18\x02 \x01(\x0b\x32\x1d.mrelease.v1.NodePrecondition\x12\x1f\n\x04wait\x18\x03 \x01(\x0e\x32\x11.mrelease.v1.Wait\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\"=\n\x0fReleaseResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.mrelease.v1.ReleaseResult2\xb1\x01\n\x0eReleaseService\x12Y\n\x0eKillAndRelease\x12\".mrelease.v1.KillAndReleaseRequest\x1a#.mrelease.v1.KillAndReleaseResponse\x12\x44\n\x07Release\x12\x1b.mrelease.v1.ReleaseRequest\x1a\x1c.mrelease.v1.ReleaseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!mrelease/v1/release_service.proto\x12\x0bmrelease.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1emrelease/v1/error_reason.proto\x1a\x18mrelease/v1/memory.proto\x1a\x19mrelease/v1/outcome.proto\x1a\x18mrelease/v1/result.proto\x1a\x18mrelease/v1/target.proto\"\x84\x03\n\x15KillAndReleaseRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.mrelease.v1.Target\x12+\n\x04node\x18\x02 \x01(\x0b\x32\x1d.mrelease.v1.NodePrecondition\x12\x1f\n\x04wait\x18\x03 \x01(\x0e\x32\x11.mrelease.v1.Wait\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nreap_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x06 \x01(\t\x12\x15\n\rvalidate_only\x18\x07 \x01(\x08\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12/\n\x0cgrace_period\x18\t \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06signal\x18\n \x01(\t\x12!\n\x05\x62oost\x18\x0b \x01(\x0e\x32\x12.mrelease.v1.Boost\"D\n\x16KillAndReleaseResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.mrelease.v1.ReleaseResult\"\x8d\x02\n\x0eReleaseRequest\x12#\n\x06target\x18\x01 \x01(\x0b\x32\x13.mrelease.v1.Target\x12+\n\x04node\x18\x02 \x01(\x0b\x32\x1d.mrelease.v1.NodePrecondition\x12\x1f\n\x04wait\x18\x03 \x01(\x0e\x32\x11.mrelease.v1.Wait\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x12\x12\n\nrequest_id\x18\x07 \x01(\t\x12!\n\x05\x62oost\x18\x08 \x01(\x0e\x32\x12.mrelease.v1.Boost\"=\n\x0fReleaseResponse\x12*\n\x06result\x18\x01 \x01(\x0b\x32\x1a.mrelease.v1.ReleaseResult\"V\n\x13WatchReleaseRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12+\n\x08interval\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x7f\n\x14WatchReleaseResponse\x12\x30\n\x08progress\x18\x01 \x01(\x0b\x32\x1c.mrelease.v1.ReleaseProgressH\x00\x12,\n\x06result\x18\x02 \x01(\x0b\x32\x1a.mrelease.v1.ReleaseResultH\x00\x42\x07\n\x05\x65vent\"\x9b\x01\n\x0fReleaseProgress\x12\x14\n\x0c\x62\x65\x66ore_bytes\x18\x01 \x01(\x03\x12\x12\n\nheld_bytes\x18\x02 \x01(\x03\x12\x11\n\tprocesses\x18\x03 \x01(\x05\x12\x16\n\x0eprocesses_done\x18\x04 \x01(\x05\x12\x33\n\x10\x65lapsed_duration\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xf4\x02\n\x0eReclaimRequest\x12\'\n\ncandidates\x18\x01 \x03(\x0b\x32\x13.mrelease.v1.Target\x12&\n\x04goal\x18\x02 \x01(\x0b\x32\x18.mrelease.v1.ReclaimGoal\x12+\n\x04node\x18\x03 \x01(\x0b\x32\x1d.mrelease.v1.NodePrecondition\x12*\n\x07timeout\x18\x04 \x01(\x0b\x32\x19.google.protobuf.Duration\x12-\n\nreap_delay\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12/\n\x0cgrace_period\x18\x06 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x0e\n\x06signal\x18\x07 \x01(\t\x12!\n\x05\x62oost\x18\x08 \x01(\x0e\x32\x12.mrelease.v1.Boost\x12\x0e\n\x06reason\x18\t \x01(\t\x12\x15\n\rvalidate_only\x18\n \x01(\x08\"\x7f\n\x0bReclaimGoal\x12\x18\n\x0ereleased_bytes\x18\x01 \x01(\x03H\x00\x12\x19\n\x0f\x61vailable_bytes\x18\x02 \x01(\x03H\x00\x12\x33\n\x0epressure_below\x18\x03 \x01(\x0b\x32\x19.mrelease.v1.PressureGoalH\x00\x42\x06\n\x04kind\"s\n\x0cPressureGoal\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.mrelease.v1.PressureKind\x12\x0f\n\x07percent\x18\x02 \x01(\x01\x12)\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\xb0\x01\n\x0fReclaimResponse\x12.\n\x07started\x18\x01 \x01(\x0b\x32\x1b.mrelease.v1.ReclaimStartedH\x00\x12\x34\n\tcandidate\x18\x02 \x01(\x0b\x32\x1f.mrelease.v1.ReclaimedCandidateH\x00\x12.\n\x07summary\x18\x03 \x01(\x0b\x32\x1b.mrelease.v1.ReclaimSummaryH\x00\x42\x07\n\x05\x65vent\"0\n\x0eReclaimStarted\x12\r\n\x05index\x18\x01 \x01(\x05\x12\x0f\n\x07missing\x18\x02 \x01(\x03\"\x8c\x01\n\x12ReclaimedCandidate\x12\r\n\x05index\x18\x01 \x01(\x05\x12,\n\x06result\x18\x02 \x01(\x0b\x32\x1a.mrelease.v1.ReleaseResultH\x00\x12.\n\x0bpassed_over\x18\x03 \x01(\x0b\x32\x17.mrelease.v1.PassedOverH\x00\x42\t\n\x07outcome\"W\n\nPassedOver\x12(\n\x06reason\x18\x01 \x01(\x0e\x32\x18.mrelease.v1.ErrorReason\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x0e\n\x06remedy\x18\x03 \x01(\t\"\x87\x02\n\x0eReclaimSummary\x12\x10\n\x08goal_met\x18\x01 \x01(\x08\x12\x16\n\x0ereleased_bytes\x18\x02 \x01(\x03\x12\x19\n\x11\x63\x61ndidates_killed\x18\x03 \x01(\x05\x12\x1e\n\x16\x63\x61ndidates_passed_over\x18\x04 \x01(\x05\x12\x33\n\x12node_memory_before\x18\x05 \x01(\x0b\x32\x17.mrelease.v1.NodeMemory\x12\x32\n\x11node_memory_after\x18\x06 \x01(\x0b\x32\x17.mrelease.v1.NodeMemory\x12\'\n\x04node\x18\x07 \x01(\x0b\x32\x19.mrelease.v1.NodeIdentity2\xd0\x02\n\x0eReleaseService\x12Y\n\x0eKillAndRelease\x12\".mrelease.v1.KillAndReleaseRequest\x1a#.mrelease.v1.KillAndReleaseResponse\x12\x44\n\x07Release\x12\x1b.mrelease.v1.ReleaseRequest\x1a\x1c.mrelease.v1.ReleaseResponse\x12U\n\x0cWatchRelease\x12 .mrelease.v1.WatchReleaseRequest\x1a!.mrelease.v1.WatchReleaseResponse0\x01\x12\x46\n\x07Reclaim\x12\x1b.mrelease.v1.ReclaimRequest\x1a\x1c.mrelease.v1.ReclaimResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrelease.v1.release_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_KILLANDRELEASEREQUEST']._serialized_start=162
-  _globals['_KILLANDRELEASEREQUEST']._serialized_end=430
-  _globals['_KILLANDRELEASERESPONSE']._serialized_start=432
-  _globals['_KILLANDRELEASERESPONSE']._serialized_end=500
-  _globals['_RELEASEREQUEST']._serialized_start=503
-  _globals['_RELEASEREQUEST']._serialized_end=717
-  _globals['_RELEASERESPONSE']._serialized_start=719
-  _globals['_RELEASERESPONSE']._serialized_end=780
-  _globals['_RELEASESERVICE']._serialized_start=783
-  _globals['_RELEASESERVICE']._serialized_end=960
+  _globals['_KILLANDRELEASEREQUEST']._serialized_start=220
+  _globals['_KILLANDRELEASEREQUEST']._serialized_end=608
+  _globals['_KILLANDRELEASERESPONSE']._serialized_start=610
+  _globals['_KILLANDRELEASERESPONSE']._serialized_end=678
+  _globals['_RELEASEREQUEST']._serialized_start=681
+  _globals['_RELEASEREQUEST']._serialized_end=950
+  _globals['_RELEASERESPONSE']._serialized_start=952
+  _globals['_RELEASERESPONSE']._serialized_end=1013
+  _globals['_WATCHRELEASEREQUEST']._serialized_start=1015
+  _globals['_WATCHRELEASEREQUEST']._serialized_end=1101
+  _globals['_WATCHRELEASERESPONSE']._serialized_start=1103
+  _globals['_WATCHRELEASERESPONSE']._serialized_end=1230
+  _globals['_RELEASEPROGRESS']._serialized_start=1233
+  _globals['_RELEASEPROGRESS']._serialized_end=1388
+  _globals['_RECLAIMREQUEST']._serialized_start=1391
+  _globals['_RECLAIMREQUEST']._serialized_end=1763
+  _globals['_RECLAIMGOAL']._serialized_start=1765
+  _globals['_RECLAIMGOAL']._serialized_end=1892
+  _globals['_PRESSUREGOAL']._serialized_start=1894
+  _globals['_PRESSUREGOAL']._serialized_end=2009
+  _globals['_RECLAIMRESPONSE']._serialized_start=2012
+  _globals['_RECLAIMRESPONSE']._serialized_end=2188
+  _globals['_RECLAIMSTARTED']._serialized_start=2190
+  _globals['_RECLAIMSTARTED']._serialized_end=2238
+  _globals['_RECLAIMEDCANDIDATE']._serialized_start=2241
+  _globals['_RECLAIMEDCANDIDATE']._serialized_end=2381
+  _globals['_PASSEDOVER']._serialized_start=2383
+  _globals['_PASSEDOVER']._serialized_end=2470
+  _globals['_RECLAIMSUMMARY']._serialized_start=2473
+  _globals['_RECLAIMSUMMARY']._serialized_end=2736
+  _globals['_RELEASESERVICE']._serialized_start=2739
+  _globals['_RELEASESERVICE']._serialized_end=3075
 # @@protoc_insertion_point(module_scope)

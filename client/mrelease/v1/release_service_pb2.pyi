@@ -3,9 +3,13 @@
 isort:skip_file
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf.internal import containers as _containers
+from mrelease.v1 import error_reason_pb2 as _error_reason_pb2
+from mrelease.v1 import memory_pb2 as _memory_pb2
 from mrelease.v1 import outcome_pb2 as _outcome_pb2
 from mrelease.v1 import result_pb2 as _result_pb2
 from mrelease.v1 import target_pb2 as _target_pb2
@@ -33,12 +37,29 @@ class KillAndReleaseRequest(_message.Message):
     REAP_DELAY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    GRACE_PERIOD_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    BOOST_FIELD_NUMBER: _builtins.int
     wait: _outcome_pb2.Wait.ValueType
     """What to wait for."""
     reason: _builtins.str
     """Why, for the agent's log: at most 1024 bytes, no control characters."""
     validate_only: _builtins.bool
     """Make every check and signal nothing; the outcome is VALIDATED."""
+    request_id: _builtins.str
+    """Name of the operation, chosen by the caller (AIP-155), best a UUID: 1 to 128 letters, digits and any of "-_.:". The same request with
+    the same id joins the operation while it runs and repeats its result after, for as long as the agent keeps it (`result_ttl`,
+    `max_results`); another request with it is ALREADY_EXISTS (REQUEST_ID_REUSED). Empty: none. Not looked at with `validate_only`.
+    """
+    signal: _builtins.str
+    """Signal that begins the grace period, as signal(7) names it, for example "SIGINT". Empty: "SIGTERM". Without a grace period:
+    INVALID_ARGUMENT.
+    """
+    boost: _outcome_pb2.Boost.ValueType
+    """How the victim may be given CPU time. Unset: the best that works here and is needed. BOOST_NONE: not at all. Another one: only that;
+    FAILED_PRECONDITION (FEATURE_UNAVAILABLE) where it does not work here.
+    """
     @_builtins.property
     def target(self) -> _target_pb2.Target:
         """What to kill. Required."""
@@ -59,6 +80,12 @@ class KillAndReleaseRequest(_message.Message):
         waiters on a robust mutex (pthread_mutexattr_setrobust(3)) that the victim shares with living processes may hang.
         """
 
+    @_builtins.property
+    def grace_period(self) -> _duration_pb2.Duration:
+        """How long the target may end by itself after `signal`, 0 s to `max_timeout`; then SIGKILL. It ends early when the target has exited.
+        Absent or 0 s: SIGKILL at once. `timeout` begins after it.
+        """
+
     def __init__(
         self,
         *,
@@ -69,10 +96,14 @@ class KillAndReleaseRequest(_message.Message):
         reap_delay: _duration_pb2.Duration | None = ...,
         reason: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        grace_period: _duration_pb2.Duration | None = ...,
+        signal: _builtins.str = ...,
+        boost: _outcome_pb2.Boost.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "reap_delay", b"reap_delay", "target", b"target", "timeout", b"timeout"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["grace_period", b"grace_period", "node", b"node", "reap_delay", b"reap_delay", "target", b"target", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "reap_delay", b"reap_delay", "reason", b"reason", "target", b"target", "timeout", b"timeout", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boost", b"boost", "grace_period", b"grace_period", "node", b"node", "reap_delay", b"reap_delay", "reason", b"reason", "request_id", b"request_id", "signal", b"signal", "target", b"target", "timeout", b"timeout", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -114,12 +145,18 @@ class ReleaseRequest(_message.Message):
     TIMEOUT_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    BOOST_FIELD_NUMBER: _builtins.int
     wait: _outcome_pb2.Wait.ValueType
     """What to wait for."""
     reason: _builtins.str
     """Why, for the agent's log: at most 1024 bytes, no control characters."""
     validate_only: _builtins.bool
     """Make every check that needs no system call on the target; the outcome is VALIDATED."""
+    request_id: _builtins.str
+    """Name of the operation, as in KillAndReleaseRequest."""
+    boost: _outcome_pb2.Boost.ValueType
+    """How the victim may be given CPU time, as in KillAndReleaseRequest; it is too late for BOOST_EVACUATION."""
     @_builtins.property
     def target(self) -> _target_pb2.Target:
         """What to release. Required."""
@@ -143,10 +180,12 @@ class ReleaseRequest(_message.Message):
         timeout: _duration_pb2.Duration | None = ...,
         reason: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        request_id: _builtins.str = ...,
+        boost: _outcome_pb2.Boost.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "target", b"target", "timeout", b"timeout"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "reason", b"reason", "target", b"target", "timeout", b"timeout", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boost", b"boost", "node", b"node", "reason", b"reason", "request_id", b"request_id", "target", b"target", "timeout", b"timeout", "validate_only", b"validate_only", "wait", b"wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -175,3 +214,421 @@ class ReleaseResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReleaseResponse: _TypeAlias = ReleaseResponse  # noqa: Y015
+
+@_typing.final
+class WatchReleaseRequest(_message.Message):
+    """Request of WatchRelease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INTERVAL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """`request_id` of the operation. Required."""
+    @_builtins.property
+    def interval(self) -> _duration_pb2.Duration:
+        """Pause between two messages, 10 ms to 60 s; absent: 200 ms."""
+
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        interval: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["interval", b"interval", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchReleaseRequest: _TypeAlias = WatchReleaseRequest  # noqa: Y015
+
+@_typing.final
+class WatchReleaseResponse(_message.Message):
+    """Response of WatchRelease."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def progress(self) -> Global___ReleaseProgress:
+        """The operation goes on."""
+
+    @_builtins.property
+    def result(self) -> _result_pb2.ReleaseResult:
+        """The operation has ended: the last message."""
+
+    def __init__(
+        self,
+        *,
+        progress: Global___ReleaseProgress | None = ...,
+        result: _result_pb2.ReleaseResult | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event", "progress", b"progress", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["progress", "result"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___WatchReleaseResponse: _TypeAlias = WatchReleaseResponse  # noqa: Y015
+
+@_typing.final
+class ReleaseProgress(_message.Message):
+    """How far an operation is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_BYTES_FIELD_NUMBER: _builtins.int
+    HELD_BYTES_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    PROCESSES_DONE_FIELD_NUMBER: _builtins.int
+    ELAPSED_DURATION_FIELD_NUMBER: _builtins.int
+    before_bytes: _builtins.int
+    """Anonymous memory and swap of the target before the signal, in bytes."""
+    held_bytes: _builtins.int
+    """Of these, what is still held, in bytes: not proven back."""
+    processes: _builtins.int
+    """Processes of the target found so far."""
+    processes_done: _builtins.int
+    """Of these, those whose memory is proven back."""
+    @_builtins.property
+    def elapsed_duration(self) -> _duration_pb2.Duration:
+        """Since the operation began."""
+
+    def __init__(
+        self,
+        *,
+        before_bytes: _builtins.int = ...,
+        held_bytes: _builtins.int = ...,
+        processes: _builtins.int = ...,
+        processes_done: _builtins.int = ...,
+        elapsed_duration: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["elapsed_duration", b"elapsed_duration"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["before_bytes", b"before_bytes", "elapsed_duration", b"elapsed_duration", "held_bytes", b"held_bytes", "processes", b"processes", "processes_done", b"processes_done"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReleaseProgress: _TypeAlias = ReleaseProgress  # noqa: Y015
+
+@_typing.final
+class ReclaimRequest(_message.Message):
+    """Request of Reclaim."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATES_FIELD_NUMBER: _builtins.int
+    GOAL_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    TIMEOUT_FIELD_NUMBER: _builtins.int
+    REAP_DELAY_FIELD_NUMBER: _builtins.int
+    GRACE_PERIOD_FIELD_NUMBER: _builtins.int
+    SIGNAL_FIELD_NUMBER: _builtins.int
+    BOOST_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    signal: _builtins.str
+    """As in KillAndReleaseRequest."""
+    boost: _outcome_pb2.Boost.ValueType
+    """As in KillAndReleaseRequest."""
+    reason: _builtins.str
+    """Why, for the agent's log: at most 1024 bytes, no control characters."""
+    validate_only: _builtins.bool
+    """Signal nothing: say who would die, and what would come back by what each holds now."""
+    @_builtins.property
+    def candidates(self) -> _containers.RepeatedCompositeFieldContainer[_target_pb2.Target]:
+        """Whom to kill, in this order; 1 to 1000. One that overlaps an earlier one has nobody left to kill, and is passed over."""
+
+    @_builtins.property
+    def goal(self) -> Global___ReclaimGoal:
+        """When to stop. Required."""
+
+    @_builtins.property
+    def node(self) -> _target_pb2.NodePrecondition:
+        """The node that is meant."""
+
+    @_builtins.property
+    def timeout(self) -> _duration_pb2.Duration:
+        """How long to wait for the memory of each candidate, as in KillAndReleaseRequest. The call's own deadline ends the whole."""
+
+    @_builtins.property
+    def reap_delay(self) -> _duration_pb2.Duration:
+        """As in KillAndReleaseRequest."""
+
+    @_builtins.property
+    def grace_period(self) -> _duration_pb2.Duration:
+        """As in KillAndReleaseRequest, for each candidate."""
+
+    def __init__(
+        self,
+        *,
+        candidates: _abc.Iterable[_target_pb2.Target] | None = ...,
+        goal: Global___ReclaimGoal | None = ...,
+        node: _target_pb2.NodePrecondition | None = ...,
+        timeout: _duration_pb2.Duration | None = ...,
+        reap_delay: _duration_pb2.Duration | None = ...,
+        grace_period: _duration_pb2.Duration | None = ...,
+        signal: _builtins.str = ...,
+        boost: _outcome_pb2.Boost.ValueType = ...,
+        reason: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["goal", b"goal", "grace_period", b"grace_period", "node", b"node", "reap_delay", b"reap_delay", "timeout", b"timeout"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boost", b"boost", "candidates", b"candidates", "goal", b"goal", "grace_period", b"grace_period", "node", b"node", "reap_delay", b"reap_delay", "reason", b"reason", "signal", b"signal", "timeout", b"timeout", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReclaimRequest: _TypeAlias = ReclaimRequest  # noqa: Y015
+
+@_typing.final
+class ReclaimGoal(_message.Message):
+    """When Reclaim stops. It is met before anybody is killed where the node is there already."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RELEASED_BYTES_FIELD_NUMBER: _builtins.int
+    AVAILABLE_BYTES_FIELD_NUMBER: _builtins.int
+    PRESSURE_BELOW_FIELD_NUMBER: _builtins.int
+    released_bytes: _builtins.int
+    """So much proven back by this request, in bytes; more than 0."""
+    available_bytes: _builtins.int
+    """MemAvailable of the node, in bytes; more than 0."""
+    @_builtins.property
+    def pressure_below(self) -> Global___PressureGoal:
+        """Memory pressure of the node is below this."""
+
+    def __init__(
+        self,
+        *,
+        released_bytes: _builtins.int = ...,
+        available_bytes: _builtins.int = ...,
+        pressure_below: Global___PressureGoal | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "kind", b"kind", "pressure_below", b"pressure_below", "released_bytes", b"released_bytes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_bytes", b"available_bytes", "kind", b"kind", "pressure_below", b"pressure_below", "released_bytes", b"released_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["released_bytes", "available_bytes", "pressure_below"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___ReclaimGoal: _TypeAlias = ReclaimGoal  # noqa: Y015
+
+@_typing.final
+class PressureGoal(_message.Message):
+    """Share of time for which tasks stalled for memory, Documentation/accounting/psi.rst, measured from one candidate to the next."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    PERCENT_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    kind: _memory_pb2.PressureKind.ValueType
+    """Which stalls count."""
+    percent: _builtins.float
+    """Percent of the time, more than 0 and at most 100."""
+    @_builtins.property
+    def window(self) -> _duration_pb2.Duration:
+        """For how long to measure, 100 ms to 10 s; absent: 1 s. Each candidate's death is followed by one such measurement."""
+
+    def __init__(
+        self,
+        *,
+        kind: _memory_pb2.PressureKind.ValueType = ...,
+        percent: _builtins.float = ...,
+        window: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "percent", b"percent", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PressureGoal: _TypeAlias = PressureGoal  # noqa: Y015
+
+@_typing.final
+class ReclaimResponse(_message.Message):
+    """Response of Reclaim."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTED_FIELD_NUMBER: _builtins.int
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def started(self) -> Global___ReclaimStarted:
+        """A candidate is next: it will be killed now, or would be."""
+
+    @_builtins.property
+    def candidate(self) -> Global___ReclaimedCandidate:
+        """A candidate has been dealt with."""
+
+    @_builtins.property
+    def summary(self) -> Global___ReclaimSummary:
+        """The end."""
+
+    def __init__(
+        self,
+        *,
+        started: Global___ReclaimStarted | None = ...,
+        candidate: Global___ReclaimedCandidate | None = ...,
+        summary: Global___ReclaimSummary | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "event", b"event", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidate", b"candidate", "event", b"event", "started", b"started", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["started", "candidate", "summary"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___ReclaimResponse: _TypeAlias = ReclaimResponse  # noqa: Y015
+
+@_typing.final
+class ReclaimStarted(_message.Message):
+    """A candidate's turn has come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    MISSING_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Index in `candidates`."""
+    missing: _builtins.int
+    """What is still missing of the goal: bytes, or hundredths of a percent of pressure."""
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        missing: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "missing", b"missing"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReclaimStarted: _TypeAlias = ReclaimStarted  # noqa: Y015
+
+@_typing.final
+class ReclaimedCandidate(_message.Message):
+    """What became of a candidate."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INDEX_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    PASSED_OVER_FIELD_NUMBER: _builtins.int
+    index: _builtins.int
+    """Index in `candidates`."""
+    @_builtins.property
+    def result(self) -> _result_pb2.ReleaseResult:
+        """It was killed, or with `validate_only` would be."""
+
+    @_builtins.property
+    def passed_over(self) -> Global___PassedOver:
+        """It was passed over: nothing of it was signalled."""
+
+    def __init__(
+        self,
+        *,
+        index: _builtins.int = ...,
+        result: _result_pb2.ReleaseResult | None = ...,
+        passed_over: Global___PassedOver | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome", "passed_over", b"passed_over", "result", b"result"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "outcome", b"outcome", "passed_over", b"passed_over", "result", b"result"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "passed_over"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___ReclaimedCandidate: _TypeAlias = ReclaimedCandidate  # noqa: Y015
+
+@_typing.final
+class PassedOver(_message.Message):
+    """Why a candidate was not killed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    reason: _error_reason_pb2.ErrorReason.ValueType
+    """As an error of KillAndRelease for it alone would have it."""
+    message: _builtins.str
+    """For people: what is wrong."""
+    remedy: _builtins.str
+    """For people: what to do about it."""
+    def __init__(
+        self,
+        *,
+        reason: _error_reason_pb2.ErrorReason.ValueType = ...,
+        message: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message", b"message", "reason", b"reason", "remedy", b"remedy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PassedOver: _TypeAlias = PassedOver  # noqa: Y015
+
+@_typing.final
+class ReclaimSummary(_message.Message):
+    """The end of a Reclaim."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GOAL_MET_FIELD_NUMBER: _builtins.int
+    RELEASED_BYTES_FIELD_NUMBER: _builtins.int
+    CANDIDATES_KILLED_FIELD_NUMBER: _builtins.int
+    CANDIDATES_PASSED_OVER_FIELD_NUMBER: _builtins.int
+    NODE_MEMORY_BEFORE_FIELD_NUMBER: _builtins.int
+    NODE_MEMORY_AFTER_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    goal_met: _builtins.bool
+    """Whether the goal is met."""
+    released_bytes: _builtins.int
+    """Proven back, in bytes; with `validate_only` what those who would die hold."""
+    candidates_killed: _builtins.int
+    """Candidates that were killed, or would be."""
+    candidates_passed_over: _builtins.int
+    """Candidates that were passed over."""
+    @_builtins.property
+    def node_memory_before(self) -> _memory_pb2.NodeMemory:
+        """Memory of the node at the beginning."""
+
+    @_builtins.property
+    def node_memory_after(self) -> _memory_pb2.NodeMemory:
+        """Memory of the node at the end."""
+
+    @_builtins.property
+    def node(self) -> _result_pb2.NodeIdentity:
+        """The node that answered."""
+
+    def __init__(
+        self,
+        *,
+        goal_met: _builtins.bool = ...,
+        released_bytes: _builtins.int = ...,
+        candidates_killed: _builtins.int = ...,
+        candidates_passed_over: _builtins.int = ...,
+        node_memory_before: _memory_pb2.NodeMemory | None = ...,
+        node_memory_after: _memory_pb2.NodeMemory | None = ...,
+        node: _result_pb2.NodeIdentity | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "node_memory_after", b"node_memory_after", "node_memory_before", b"node_memory_before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates_killed", b"candidates_killed", "candidates_passed_over", b"candidates_passed_over", "goal_met", b"goal_met", "node", b"node", "node_memory_after", b"node_memory_after", "node_memory_before", b"node_memory_before", "released_bytes", b"released_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReclaimSummary: _TypeAlias = ReclaimSummary  # noqa: Y015

@@ -49,6 +49,16 @@ class ReleaseServiceStub(object):
                 request_serializer=mrelease_dot_v1_dot_release__service__pb2.ReleaseRequest.SerializeToString,
                 response_deserializer=mrelease_dot_v1_dot_release__service__pb2.ReleaseResponse.FromString,
                 _registered_method=True)
+        self.WatchRelease = channel.unary_stream(
+                '/mrelease.v1.ReleaseService/WatchRelease',
+                request_serializer=mrelease_dot_v1_dot_release__service__pb2.WatchReleaseRequest.SerializeToString,
+                response_deserializer=mrelease_dot_v1_dot_release__service__pb2.WatchReleaseResponse.FromString,
+                _registered_method=True)
+        self.Reclaim = channel.unary_stream(
+                '/mrelease.v1.ReleaseService/Reclaim',
+                request_serializer=mrelease_dot_v1_dot_release__service__pb2.ReclaimRequest.SerializeToString,
+                response_deserializer=mrelease_dot_v1_dot_release__service__pb2.ReclaimResponse.FromString,
+                _registered_method=True)
 
 
 class ReleaseServiceServicer(object):
@@ -65,8 +75,8 @@ class ReleaseServiceServicer(object):
         Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
-        IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
-        AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+        IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED),
+        RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,6 +87,30 @@ class ReleaseServiceServicer(object):
 
         Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
         living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchRelease(self, request, context):
+        """Follows an operation by its request_id: how much memory is still held, then its result. Attaches to a finished one as long as its
+        result is kept, and to one that has not begun yet within the grace of a second.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (OPERATION_NOT_FOUND), and the errors with which the operation itself fails.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Reclaim(self, request, context):
+        """Kills the caller's candidates in the caller's order until the goal is met: the next one only when what the last one held is proven
+        back, or diagnosed as held. Never two when one is enough. The last message is the summary.
+
+        A candidate that cannot be killed (not there any more, protected, ...) is reported and passed over. When the caller goes away, no
+        further candidate is killed, and the one that was signalled is followed to its end.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), FAILED_PRECONDITION (NODE_MISMATCH, FEATURE_UNAVAILABLE), RESOURCE_EXHAUSTED
+        (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -94,6 +128,16 @@ def add_ReleaseServiceServicer_to_server(servicer, server):
                     servicer.Release,
                     request_deserializer=mrelease_dot_v1_dot_release__service__pb2.ReleaseRequest.FromString,
                     response_serializer=mrelease_dot_v1_dot_release__service__pb2.ReleaseResponse.SerializeToString,
+            ),
+            'WatchRelease': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchRelease,
+                    request_deserializer=mrelease_dot_v1_dot_release__service__pb2.WatchReleaseRequest.FromString,
+                    response_serializer=mrelease_dot_v1_dot_release__service__pb2.WatchReleaseResponse.SerializeToString,
+            ),
+            'Reclaim': grpc.unary_stream_rpc_method_handler(
+                    servicer.Reclaim,
+                    request_deserializer=mrelease_dot_v1_dot_release__service__pb2.ReclaimRequest.FromString,
+                    response_serializer=mrelease_dot_v1_dot_release__service__pb2.ReclaimResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -155,6 +199,60 @@ class ReleaseService(object):
             '/mrelease.v1.ReleaseService/Release',
             mrelease_dot_v1_dot_release__service__pb2.ReleaseRequest.SerializeToString,
             mrelease_dot_v1_dot_release__service__pb2.ReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchRelease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mrelease.v1.ReleaseService/WatchRelease',
+            mrelease_dot_v1_dot_release__service__pb2.WatchReleaseRequest.SerializeToString,
+            mrelease_dot_v1_dot_release__service__pb2.WatchReleaseResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Reclaim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mrelease.v1.ReleaseService/Reclaim',
+            mrelease_dot_v1_dot_release__service__pb2.ReclaimRequest.SerializeToString,
+            mrelease_dot_v1_dot_release__service__pb2.ReclaimResponse.FromString,
             options,
             channel_credentials,
             insecure,

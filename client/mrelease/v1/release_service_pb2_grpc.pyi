@@ -44,14 +44,30 @@ class ReleaseServiceStub:
     Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
-    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
-    AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED),
+    RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
     """
     Release: _grpc.UnaryUnaryMultiCallable[_release_service_pb2.ReleaseRequest, _release_service_pb2.ReleaseResponse]
     """Releases the memory of a target that someone else has already killed. Never signals.
 
     Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
     living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
+    """
+    WatchRelease: _grpc.UnaryStreamMultiCallable[_release_service_pb2.WatchReleaseRequest, _release_service_pb2.WatchReleaseResponse]
+    """Follows an operation by its request_id: how much memory is still held, then its result. Attaches to a finished one as long as its
+    result is kept, and to one that has not begun yet within the grace of a second.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (OPERATION_NOT_FOUND), and the errors with which the operation itself fails.
+    """
+    Reclaim: _grpc.UnaryStreamMultiCallable[_release_service_pb2.ReclaimRequest, _release_service_pb2.ReclaimResponse]
+    """Kills the caller's candidates in the caller's order until the goal is met: the next one only when what the last one held is proven
+    back, or diagnosed as held. Never two when one is enough. The last message is the summary.
+
+    A candidate that cannot be killed (not there any more, protected, ...) is reported and passed over. When the caller goes away, no
+    further candidate is killed, and the one that was signalled is followed to its end.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), FAILED_PRECONDITION (NODE_MISMATCH, FEATURE_UNAVAILABLE), RESOURCE_EXHAUSTED
+    (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
     """
 
 @_typing.type_check_only
@@ -70,14 +86,30 @@ class ReleaseServiceAsyncStub(ReleaseServiceStub):
     Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
-    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
-    AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED),
+    RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
     """
     Release: _aio.UnaryUnaryMultiCallable[_release_service_pb2.ReleaseRequest, _release_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Releases the memory of a target that someone else has already killed. Never signals.
 
     Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
     living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
+    """
+    WatchRelease: _aio.UnaryStreamMultiCallable[_release_service_pb2.WatchReleaseRequest, _release_service_pb2.WatchReleaseResponse]  # type: ignore[assignment]
+    """Follows an operation by its request_id: how much memory is still held, then its result. Attaches to a finished one as long as its
+    result is kept, and to one that has not begun yet within the grace of a second.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (OPERATION_NOT_FOUND), and the errors with which the operation itself fails.
+    """
+    Reclaim: _aio.UnaryStreamMultiCallable[_release_service_pb2.ReclaimRequest, _release_service_pb2.ReclaimResponse]  # type: ignore[assignment]
+    """Kills the caller's candidates in the caller's order until the goal is met: the next one only when what the last one held is proven
+    back, or diagnosed as held. Never two when one is enough. The last message is the summary.
+
+    A candidate that cannot be killed (not there any more, protected, ...) is reported and passed over. When the caller goes away, no
+    further candidate is killed, and the one that was signalled is followed to its end.
+
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), FAILED_PRECONDITION (NODE_MISMATCH, FEATURE_UNAVAILABLE), RESOURCE_EXHAUSTED
+    (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
     """
 
 class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -99,8 +131,8 @@ class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
         Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
-        IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED,
-        AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+        IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED),
+        RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
         """
 
     @_abc_1.abstractmethod
@@ -113,6 +145,34 @@ class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
 
         Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
         living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchRelease(
+        self,
+        request: _release_service_pb2.WatchReleaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_release_service_pb2.WatchReleaseResponse], _abc.AsyncIterator[_release_service_pb2.WatchReleaseResponse]]:
+        """Follows an operation by its request_id: how much memory is still held, then its result. Attaches to a finished one as long as its
+        result is kept, and to one that has not begun yet within the grace of a second.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (OPERATION_NOT_FOUND), and the errors with which the operation itself fails.
+        """
+
+    @_abc_1.abstractmethod
+    def Reclaim(
+        self,
+        request: _release_service_pb2.ReclaimRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_release_service_pb2.ReclaimResponse], _abc.AsyncIterator[_release_service_pb2.ReclaimResponse]]:
+        """Kills the caller's candidates in the caller's order until the goal is met: the next one only when what the last one held is proven
+        back, or diagnosed as held. Never two when one is enough. The last message is the summary.
+
+        A candidate that cannot be killed (not there any more, protected, ...) is reported and passed over. When the caller goes away, no
+        further candidate is killed, and the one that was signalled is followed to its end.
+
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), FAILED_PRECONDITION (NODE_MISMATCH, FEATURE_UNAVAILABLE), RESOURCE_EXHAUSTED
+        (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
         """
 
 def add_ReleaseServiceServicer_to_server(servicer: ReleaseServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

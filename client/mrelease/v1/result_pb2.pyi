@@ -37,12 +37,20 @@ class ReleaseResult(_message.Message):
     NODE_MEMORY_AFTER_FIELD_NUMBER: _builtins.int
     CGROUPS_FIELD_NUMBER: _builtins.int
     UNRELEASED_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REPLAYED_FIELD_NUMBER: _builtins.int
     verdict: _outcome_pb2.Verdict.ValueType
-    """The worst of the processes' outcomes."""
+    """The worst of the processes' outcomes; PARTIAL where every process of a container, pod or cgroup has given its memory back, and part of
+    it stays charged because somebody else pins it: see `unreleased`.
+    """
     released_bytes: _builtins.int
     """Anonymous memory and swap proven back, in bytes: the sum over `processes`, but for a container, pod or cgroup no more than its charge
     fell by: processes share pages after fork(2).
     """
+    request_id: _builtins.str
+    """The request's own; empty where it had none."""
+    replayed: _builtins.bool
+    """Another request with this request_id made the result: it was joined, or its result repeated."""
     @_builtins.property
     def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ProcessResult]:
         """One entry for each process of the target."""
@@ -78,10 +86,12 @@ class ReleaseResult(_message.Message):
         node_memory_after: _memory_pb2.NodeMemory | None = ...,
         cgroups: _abc.Iterable[_memory_pb2.CgroupMemory] | None = ...,
         unreleased: _abc.Iterable[Global___Unreleased] | None = ...,
+        request_id: _builtins.str = ...,
+        replayed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["node", b"node", "node_memory_after", b"node_memory_after", "node_memory_before", b"node_memory_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroups", b"cgroups", "node", b"node", "node_memory_after", b"node_memory_after", "node_memory_before", b"node_memory_before", "processes", b"processes", "released_bytes", b"released_bytes", "unreleased", b"unreleased", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroups", b"cgroups", "node", b"node", "node_memory_after", b"node_memory_after", "node_memory_before", b"node_memory_before", "processes", b"processes", "released_bytes", b"released_bytes", "replayed", b"replayed", "request_id", b"request_id", "unreleased", b"unreleased", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,6 +150,10 @@ class ProcessResult(_message.Message):
     WCHAN_FIELD_NUMBER: _builtins.int
     SHARING_PIDS_FIELD_NUMBER: _builtins.int
     CGROUP_FIELD_NUMBER: _builtins.int
+    BOOST_FIELD_NUMBER: _builtins.int
+    HELD_CAUSE_FIELD_NUMBER: _builtins.int
+    TRACER_PID_FIELD_NUMBER: _builtins.int
+    READER_PIDS_FIELD_NUMBER: _builtins.int
     command: _builtins.str
     """Name of its main thread, proc_pid_comm(5): at most 15 bytes, chosen by the process itself. Bytes that are not UTF-8 are replaced."""
     outcome: _outcome_pb2.Outcome.ValueType
@@ -164,6 +178,12 @@ class ProcessResult(_message.Message):
     """Process state when the result was made, one letter of proc_pid_stat(5); empty where the process is gone."""
     wchan: _builtins.str
     """Where the process waits in the kernel, proc_pid_wchan(5); empty where it does not or may not be known."""
+    boost: _outcome_pb2.Boost.ValueType
+    """How it was given CPU time."""
+    held_cause: _outcome_pb2.HeldCause.ValueType
+    """What keeps its memory. Unset where nothing does."""
+    tracer_pid: _builtins.int
+    """Process that traces it, ptrace(2); 0 where none does."""
     @_builtins.property
     def process(self) -> _target_pb2.ProcessTarget:
         """The process with everything that identifies it."""
@@ -182,7 +202,9 @@ class ProcessResult(_message.Message):
 
     @_builtins.property
     def kill_time(self) -> _timestamp_pb2.Timestamp:
-        """When SIGKILL was sent; for Release, when the first process_mrelease(2) was called."""
+        """When SIGKILL was sent, or the signal of the grace period where that sufficed; for Release, when the first process_mrelease(2) was
+        called.
+        """
 
     @_builtins.property
     def release_duration(self) -> _duration_pb2.Duration:
@@ -199,6 +221,10 @@ class ProcessResult(_message.Message):
     @_builtins.property
     def cgroup(self) -> _memory_pb2.CgroupMemory:
         """Charge of its memory cgroup. Absent where it has none or it may not be read."""
+
+    @_builtins.property
+    def reader_pids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Processes that hold files of its /proc directory open through which its memory is read, as far as they may be seen."""
 
     def __init__(
         self,
@@ -224,10 +250,14 @@ class ProcessResult(_message.Message):
         wchan: _builtins.str = ...,
         sharing_pids: _abc.Iterable[_builtins.int] | None = ...,
         cgroup: _memory_pb2.CgroupMemory | None = ...,
+        boost: _outcome_pb2.Boost.ValueType = ...,
+        held_cause: _outcome_pb2.HeldCause.ValueType = ...,
+        tracer_pid: _builtins.int = ...,
+        reader_pids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "exit_duration", b"exit_duration", "kill_time", b"kill_time", "memory_after", b"memory_after", "memory_before", b"memory_before", "process", b"process", "release_duration", b"release_duration"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "cgroup", b"cgroup", "command", b"command", "errno_name", b"errno_name", "errno_number", b"errno_number", "exit_duration", b"exit_duration", "kill_time", b"kill_time", "memory_after", b"memory_after", "memory_before", b"memory_before", "outcome", b"outcome", "process", b"process", "proof", b"proof", "release_attempts", b"release_attempts", "release_duration", b"release_duration", "released_bytes", b"released_bytes", "remedy", b"remedy", "sharing_pids", b"sharing_pids", "state", b"state", "step", b"step", "unreleased", b"unreleased", "wchan", b"wchan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boost", b"boost", "cause", b"cause", "cgroup", b"cgroup", "command", b"command", "errno_name", b"errno_name", "errno_number", b"errno_number", "exit_duration", b"exit_duration", "held_cause", b"held_cause", "kill_time", b"kill_time", "memory_after", b"memory_after", "memory_before", b"memory_before", "outcome", b"outcome", "process", b"process", "proof", b"proof", "reader_pids", b"reader_pids", "release_attempts", b"release_attempts", "release_duration", b"release_duration", "released_bytes", b"released_bytes", "remedy", b"remedy", "sharing_pids", b"sharing_pids", "state", b"state", "step", b"step", "tracer_pid", b"tracer_pid", "unreleased", b"unreleased", "wchan", b"wchan"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

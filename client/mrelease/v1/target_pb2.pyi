@@ -136,9 +136,9 @@ Global___CgroupTarget: _TypeAlias = CgroupTarget  # noqa: Y015
 
 @_typing.final
 class ProcessTarget(_message.Message):
-    """One process, named as the agent's own PID namespace numbers it. `pid` alone names whatever runs under that number when the request
-    arrives; with `pidfd_inode` (or, weaker, `start_time_ticks`) a recycled pid is refused with IDENTITY_MISMATCH instead of being killed.
-    NodeService.ListProcesses fills all three.
+    """One process, named as the agent's own PID namespace numbers it, or as a container numbers it. `pid` alone names whatever runs under
+    that number when the request arrives; with `pidfd_inode` (or, weaker, `start_time_ticks`) a recycled pid is refused with
+    IDENTITY_MISMATCH instead of being killed. NodeService.ListProcesses fills all three.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -146,6 +146,7 @@ class ProcessTarget(_message.Message):
     PID_FIELD_NUMBER: _builtins.int
     PIDFD_INODE_FIELD_NUMBER: _builtins.int
     START_TIME_TICKS_FIELD_NUMBER: _builtins.int
+    CONTAINER_ID_FIELD_NUMBER: _builtins.int
     pid: _builtins.int
     """Thread group id, 1 to 4194304 (PID_MAX_LIMIT). 64 bits wide so that an oversized number is refused instead of being cut to a
     valid one. Out of range, or the id of a thread that does not lead its group: INVALID_ARGUMENT.
@@ -158,16 +159,21 @@ class ProcessTarget(_message.Message):
     """Start of the process in clock ticks since boot: field 22 of proc_pid_stat(5). Weaker than `pidfd_inode`: processes that start
     within one tick (10 ms) share it. 0: not known, not compared.
     """
+    container_id: _builtins.str
+    """Id of the container whose PID namespace numbers `pid`, as in ContainerTarget.id: its first process is 1 there. Empty: the agent's own
+    PID namespace. Results always carry the agent's number, and this empty.
+    """
     def __init__(
         self,
         *,
         pid: _builtins.int = ...,
         pidfd_inode: _builtins.int = ...,
         start_time_ticks: _builtins.int = ...,
+        container_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pid", b"pid", "pidfd_inode", b"pidfd_inode", "start_time_ticks", b"start_time_ticks"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "pid", b"pid", "pidfd_inode", b"pidfd_inode", "start_time_ticks", b"start_time_ticks"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -92,12 +92,29 @@ def _check(config: Config, given: Mapping[str, Setting]) -> None:
             parse_tcp(config.http_listen)
         except AddressError as error:
             raise ConfigError(f"{_source(given, 'http_listen')}: http_listen is {quote(config.http_listen)}: it {error}") from error
+    if config.state_dir and not os.path.isabs(config.state_dir):  # noqa: PTH117 - pathlib is not needed to see it
+        raise ConfigError(f"{_source(given, 'state_dir')}: state_dir is {quote(config.state_dir)}: write an absolute path")
+    if config.reaper_cpus:
+        _check_cpus(config.reaper_cpus, _source(given, "reaper_cpus"))
     if config.default_timeout > config.max_timeout:
         default, longest = format_duration(config.default_timeout), format_duration(config.max_timeout)
         raise ConfigError(
             f"default_timeout is {default} ({_source(given, 'default_timeout')}), longer than max_timeout, {longest} "
             f"({_source(given, 'max_timeout')}): set default_timeout to at most {longest}"
         )
+
+
+def _check_cpus(text: str, source: str) -> None:
+    from mrelease_agent.linux.own_thread import format_cpus, parse_cpus, present_cpus
+
+    wrong = f"{source}: reaper_cpus is {quote(text)}: "
+    try:
+        cpus = parse_cpus(text)
+    except ValueError as error:
+        raise ConfigError(wrong + str(error)) from None
+    present = present_cpus()
+    if present and not cpus <= present:
+        raise ConfigError(f"{wrong}this node has no CPU {quote(format_cpus(cpus - present))}: write CPUs of {format_cpus(present)}")
 
 
 def _source(given: Mapping[str, Setting], name: str) -> str:

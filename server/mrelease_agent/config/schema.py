@@ -70,7 +70,48 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     max_stuck_reapers: Annotated[
         int, Meta(description="How many threads that the kernel does not let go are replaced before requests are refused.", ge=1, le=1024)
     ] = 32
+    reaper_nice: Annotated[
+        Annotated[int, Meta(ge=-20, le=19)] | None,
+        Meta(description="Priority of the reaper threads, nice(2), where they may set it: the kernel frees at it. `null`: the agent's."),
+    ] = None
+    reaper_cpus: Annotated[
+        str,
+        Meta(
+            description="CPUs on which the reaper threads run, for example `0-3,8`.",
+            extra={"default": "empty: those of the agent", "form": "a list of CPUs such as 0-3,8, or empty"},
+        ),
+    ] = ""
+    reaper_class: Annotated[
+        Literal["inherit", "other", "rr"],
+        Meta(
+            description="Scheduling class of the reaper threads, sched(7): `inherit` is that of the agent, `other` the usual one; `rr` is "
+            "real time, goes before all that is not, needs CAP_SYS_NICE and, with RT_GROUP_SCHED, cpu.rt_runtime_us of the agent's cgroup."
+        ),
+    ] = "inherit"
     max_operations: Annotated[int, Meta(description="Operations in flight before requests are refused.", ge=1, le=65536)] = 1024
+    max_watchers: Annotated[int, Meta(description="WatchMemory calls at once before more are refused.", ge=1, le=4096)] = 64
+    result_ttl: Annotated[
+        float,
+        Meta(description="How long the result of an operation with a `request_id` is kept.", ge=0, le=86400, extra=_DURATION),
+    ] = 600.0
+    max_results: Annotated[
+        int, Meta(description="How many of these results are kept at most; together never more than 16 MiB.", ge=0, le=65536)
+    ] = 1024
+    state_dir: Annotated[
+        str,
+        Meta(
+            description="Directory of the agent's own that outlives it until the next boot: the next agent restores from it what this one "
+            "could not.",
+            extra={"default": "the directory of the Unix socket in `listen`", "form": "an absolute path or empty"},
+        ),
+    ] = ""
+    boost: Annotated[
+        Literal["unspecified", "none", "priority", "evacuation", "lift"],
+        Meta(
+            description="How victims are given CPU time where a request names no boost: "
+            "`unspecified` takes the first rung that works and is needed, `none` turns it off."
+        ),
+    ] = "unspecified"
     drain_timeout: Annotated[
         float, Meta(description="How long the agent waits for operations in flight after SIGTERM.", ge=0, le=3600, extra=_DURATION)
     ] = 30.0

@@ -7,11 +7,12 @@ import os
 import platform
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from mrelease_agent.linux import cgroups
+from mrelease_agent.linux import cgroups, pressure
+from mrelease_agent.linux.node import kernel_version
 from mrelease_agent.linux.syscalls import process_mrelease
 
 _CAP_KILL, _CAP_SYS_PTRACE = 5, 19  # linux/capability.h
@@ -26,6 +27,10 @@ class Feature(IntEnum):
     MEMORY_CGROUP = 4
     COMPARE_MM = 5
     RAISED_PRIORITY = 6
+    BOOST_PRIORITY = 7
+    BOOST_EVACUATION = 8
+    BOOST_LIFT = 9
+    MEMORY_PRESSURE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +49,10 @@ class Capabilities:
     def __init__(self, found: Iterator[Capability]) -> None:
         self._found = {capability.feature: capability for capability in found}
 
+    def plus(self, found: Iterable[Capability]) -> Capabilities:
+        """These and those."""
+        return Capabilities(iter((*self, *found)))
+
     def __iter__(self) -> Iterator[Capability]:
         return iter(self._found.values())
 
@@ -60,7 +69,9 @@ def probe(*, nice: int | None) -> Capabilities:
 
     Forks: call it before the process has other threads.
     """
-    return Capabilities(iter((_mrelease(), _pidfd_inode(), _kill_any_user(), _memory_cgroup(), _compare_mm(), _priority(nice))))
+    return Capabilities(
+        iter((_mrelease(), _pidfd_inode(), _kill_any_user(), _memory_cgroup(), _compare_mm(), _priority(nice), _memory_pressure()))
+    )
 
 
 def _mrelease() -> Capability:
@@ -68,7 +79,7 @@ def _mrelease() -> Capability:
     answer = _in_child(lambda: process_mrelease(-1))
     feature = Feature.PROCESS_MRELEASE
     if answer == errno.EBADF:
-        if _kernel_version() < (5, 18):
+        if kernel_version() < (5, 18):
             return Capability(feature, True, "works; before Linux 5.18 it can miss memory, which the measurement after it shows")
         return Capability(feature, True, "process_mrelease(2) answers")
     without = "memory comes back only when the process exits, and RELEASED is never claimed"
@@ -109,7 +120,7 @@ def _pidfd_inode() -> Capability:
 
 
 def _kill_any_user() -> Capability:
-    if _effective_capability(_CAP_KILL):
+    if effective_capability(_CAP_KILL):
         return Capability(Feature.KILL_ANY_USER, True, "CAP_KILL is effective")
     return Capability(
         Feature.KILL_ANY_USER,
@@ -120,9 +131,9 @@ def _kill_any_user() -> Capability:
 
 
 def _memory_cgroup() -> Capability:
-    mount = cgroups.memory_mount()
-    if mount is not None:
-        return Capability(Feature.MEMORY_CGROUP, True, f"cgroup v{mount.version} carries the memory controller")
+    tree = cgroups.memory_tree()
+    if tree is not None:
+        return Capability(Feature.MEMORY_CGROUP, True, f"cgroup v{tree.version} carries the memory controller")
     return Capability(
         Feature.MEMORY_CGROUP,
         False,
@@ -132,7 +143,7 @@ def _memory_cgroup() -> Capability:
 
 
 def _compare_mm() -> Capability:
-    if _effective_capability(_CAP_SYS_PTRACE):
+    if effective_capability(_CAP_SYS_PTRACE):
         return Capability(Feature.COMPARE_MM, True, "CAP_SYS_PTRACE is effective")
     return Capability(
         Feature.COMPARE_MM,
@@ -160,15 +171,34 @@ def _priority(nice: int | None) -> Capability:
     return Capability(feature, False, f"the agent runs at nice {now}, as configured", "set `nice` below 0")
 
 
-def _effective_capability(number: int) -> bool:
+def _memory_pressure() -> Capability:
+    feature = Feature.MEMORY_PRESSURE
+    without = "WatchMemory shows no pressure, and neither a trigger nor a goal can be one"
+    try:
+        pressure.node()
+    except PermissionError:
+        return Capability(feature, False, f"{pressure.NODE_FILE} may not be read: {without}", "let the agent's container or service see it")
+    except (OSError, ValueError, KeyError):
+        with open("/proc/cmdline", encoding="ascii", errors="replace") as cmdline:
+            off = "psi=0" in cmdline.read().split()
+        return Capability(
+            feature,
+            False,
+            f"{'the kernel was booted with psi=0' if off else f'this kernel ({platform.release()}) does not measure it'}: {without}",
+            "boot the node without psi=0" if off else "boot the node with psi=1; a kernel without CONFIG_PSI needs another one",
+        )
+    try:
+        os.close(pressure.open_node())
+    except OSError:
+        return Capability(feature, True, "it is measured; triggers need CAP_SYS_RESOURCE, or Linux 6.4 and a /proc that may be written")
+    return Capability(feature, True, f"{pressure.NODE_FILE} can be read and watched")
+
+
+def effective_capability(number: int) -> bool:
+    """Whether this process has a capability, by its number in linux/capability.h."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
         effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
     return bool(effective >> number & 1)
-
-
-def _kernel_version() -> tuple[int, int]:
-    major, minor = [*platform.release().split("."), "0"][:2]
-    return int(major), int("".join(c for c in minor if c.isdecimal()) or 0)
 
 
 def _in_child(question: Callable[[], int]) -> int:

@@ -7,18 +7,30 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Literal
 
 from mrelease_agent.linux import procfs
-from mrelease_agent.linux.cgroups import Mount
+from mrelease_agent.linux.syscalls import open_beneath
 
 #: How deep and how far a hierarchy is walked. A node has some thousand cgroups, some ten deep.
 MAX_DEPTH: Final = 128
 MAX_CGROUPS: Final = 65536
 
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-Controller = Literal["memory", "freezer", "unified"]
+Controller = Literal["memory", "freezer", "cpu", "cpuset", "unified"]
+#: Controllers that v2 carries where v1 does not. v1's freezer is asked for because of what v2's does not do.
+_ON_V2: Final = frozenset({"unified", "memory", "cpu", "cpuset"})
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A mounted cgroup hierarchy, proc_pid_mountinfo(5); ``root`` is what of it is mounted."""
+
+    version: int
+    root: str
+    path: str
 
 
 class WalkLimitError(Exception):
@@ -33,12 +45,14 @@ class Tree:
     that the node itself shows.
     """
 
-    __slots__ = ("_above", "_controller", "_device", "_fd", "_mount_id", "_prefix", "_ups", "mount")
+    __slots__ = ("_above", "_device", "_fd", "_line", "_mount_id", "_prefix", "_ups", "mount")
 
     def __init__(self, mount: Mount, controller: Controller, mount_id: int) -> None:
         """Open the mount with this id. Raises OSError; ENODEV where another mount covers it."""
         self.mount = mount
-        self._controller: Controller = controller
+        # proc_pid_cgroup(5): hierarchy number, controllers, path; no name in it has a line break.
+        numbers = r"^0:[^:\n]*:" if mount.version == 2 else rf"^\d+:(?:[^:\n]*,)?{controller}(?:,[^:\n]*)?:"
+        self._line = re.compile(numbers.encode() + rb"(.*)$", re.MULTILINE)
         self._fd = os.open(mount.path, _DIRECTORY)
         self._device = os.fstat(self._fd).st_dev
         self._mount_id = mount_id
@@ -63,18 +77,22 @@ class Tree:
 
     def canonical(self, shown: str) -> str | None:
         """Translate a path of ``/proc/PID/cgroup`` to a canonical one; None where it lies outside of what is mounted."""
-        ups, names = _split(shown)
-        if ups > self._ups:
-            return None
-        above = self._ups - ups
-        if above > len(self._above):
-            return None
-        path = "".join(f"/{name}" for name in (*self._above[:above], *names)) or "/"
+        path = shown
+        if self._ups or "/.." in shown:
+            ups, names = _split(shown)
+            above = self._ups - ups
+            if not 0 <= above <= len(self._above):
+                return None
+            path = "".join(f"/{name}" for name in (*self._above[:above], *names)) or "/"
         return path if path == self.top or path.startswith(self._prefix + "/") else None
 
     def path_of(self, proc: int) -> str | None:
         """Canonical path of the cgroup of a process, given a directory fd of procfs.open_process(). Raises ProcessGoneError."""
-        shown = self._shown(procfs.read(proc, "cgroup"))
+        return self.path_in(procfs.read(proc, "cgroup"))
+
+    def path_in(self, table: bytes) -> str | None:
+        """Canonical path in a ``/proc/PID/cgroup`` that has been read, for who asks several hierarchies about one process."""
+        shown = self._shown(table)
         return None if shown is None else self.canonical(shown)
 
     def open(self, path: str) -> int:
@@ -82,13 +100,16 @@ class Tree:
 
         Raises FileNotFoundError; NotADirectoryError for a file or a link; OSError with EXDEV where something else is mounted on it.
         """
-        if path != self.top and not path.startswith(self._prefix + "/"):
+        names = path[len(self._prefix) :].strip("/").split("/")
+        if (path != self.top and not path.startswith(self._prefix + "/")) or not {".", ".."}.isdisjoint(names):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        # One call where the kernel has it; name by name, which tells what is wrong, where that fails.
+        fd = open_beneath(self._fd, "/".join(names) or ".", _DIRECTORY)
+        if fd >= 0:
+            return fd
         fd = os.dup(self._fd)
         try:
-            for name in path[len(self._prefix) :].strip("/").split("/"):
-                if name in (".", ".."):
-                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+            for name in names:
                 if name:
                     parent, fd = fd, _open_child(fd, name)
                     os.close(parent)
@@ -113,12 +134,8 @@ class Tree:
             os.close(fd)
 
     def _shown(self, table: bytes) -> str | None:
-        for line in table.decode("utf-8", "surrogateescape").split("\n"):
-            number, _, rest = line.partition(":")
-            controllers, _, path = rest.partition(":")
-            if (number == "0") if self.version == 2 else (self._controller in controllers.split(",")):
-                return path.removesuffix(" (deleted)")
-        return None
+        found = self._line.search(table)
+        return None if found is None else found[1].decode("utf-8", "surrogateescape").removesuffix(" (deleted)")
 
     def _namespace_root(self) -> tuple[str, ...]:
         """Find the agent's own cgroup in the mount by its process, which tells the names that its namespace hides."""
@@ -137,9 +154,9 @@ class Tree:
         return ()
 
 
-@lru_cache(maxsize=3)
+@lru_cache(maxsize=5)
 def tree(controller: Controller) -> Tree | None:
-    """Find the hierarchy with the memory controller (v1's, else v2), with the v1 freezer, or v2; None where it is not mounted.
+    """Find the hierarchy with a controller (v1's, else v2), with the v1 freezer, or v2; None where it is not mounted.
 
     Of several mounts the one that shows most is taken: a pod's own /sys/fs/cgroup shows the pod alone, the node's shows all.
     """
@@ -157,7 +174,7 @@ def tree(controller: Controller) -> Tree | None:
                 unified.append(shown)
             elif controller in options.strip().rpartition(" ")[2].split(","):
                 found.append(shown)
-    if controller == "unified" or (controller == "memory" and not found):
+    if controller in _ON_V2 and not found:
         found = unified
     for mount, mount_id in sorted(found, key=lambda each: (-_split(each[0].root)[0], len(_split(each[0].root)[1]))):
         with contextlib.suppress(OSError):  # covered by a later mount, or not ours to read

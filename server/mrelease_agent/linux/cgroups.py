@@ -4,69 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
 
-from mrelease_agent.linux import procfs
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A mounted cgroup hierarchy that can carry the memory controller; ``root`` is what of it is mounted."""
-
-    version: int
-    root: str
-    path: str
+from mrelease_agent.linux import cgroup_tree
+from mrelease_agent.linux.cgroup_tree import Tree
+from mrelease_agent.linux.procfs import ProcessGoneError
 
 
 @lru_cache(maxsize=1)
-def memory_mount() -> Mount | None:
-    """Find the hierarchy with the memory controller: v1's where it is mounted, else v2, proc_pid_mountinfo(5)."""
-    unified = None
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            before, _, after = line.partition(" - ")
-            kind, _, options = after.split(" ", 2)
-            root, path = before.split(" ")[3:5]
-            if kind == "cgroup" and "memory" in options.strip().split(","):
-                return Mount(1, root, path)
-            if kind == "cgroup2":
-                unified = unified or Mount(2, root, path)
-    if unified is not None:
-        with contextlib.suppress(OSError), open(f"{unified.path}/cgroup.controllers", encoding="ascii") as controllers:
-            if "memory" in controllers.read().split():
-                return unified
-    return None
-
-
-def memory_path(proc: int) -> str | None:
-    """Path of the process's memory cgroup below the mount, proc_pid_cgroup(5); None where there is none.
-
-    Raises ProcessGoneError.
-    """
-    mount = memory_mount()
-    if mount is None:
-        return None
-    for line in procfs.read(proc, "cgroup").decode("utf-8", "surrogateescape").splitlines():
-        hierarchy, controllers, path = line.split(":", 2)
-        if (hierarchy == "0") if mount.version == 2 else ("memory" in controllers.split(",")):
-            return path
+def memory_tree() -> Tree | None:
+    """Find the hierarchy that counts memory: v1's memory hierarchy where it is mounted, else v2 with that controller."""
+    tree = cgroup_tree.tree("memory")
+    if tree is None or tree.version == 1:
+        return tree
+    with contextlib.suppress(OSError):
+        top = tree.open(tree.top)
+        try:
+            return tree if b"memory" in cgroup_tree.read(top, "cgroup.controllers").split() else None
+        finally:
+            os.close(top)
     return None
 
 
 class MemoryCgroup:
-    """The memory cgroup in which a process is now. Holds its usage file open, so that a later move of the process changes nothing.
+    """The memory cgroup in which a process is now. Holds it and its usage file open, so that a later move of the process changes nothing.
 
-    ``alone`` says that the process is its only member: then a fall of the charge can be nobody else's doing.
+    ``path`` is canonical, see Tree. ``alone`` says that the process is its only member: then a fall of the charge can be nobody else's
+    doing.
     """
 
-    __slots__ = ("_fd", "_stat", "alone", "before", "last", "path")
+    __slots__ = ("_fd", "_usage", "alone", "before", "last", "path")
 
-    def __init__(self, path: str, fd: int, stat: str, *, alone: bool) -> None:
+    def __init__(self, path: str, fd: int, usage: int, *, alone: bool) -> None:
         self.path = path
         self._fd = fd
-        self._stat = stat
+        self._usage = usage
         self.alone = alone
         #: Usage in bytes when this was made.
         self.before = self.last = 0
@@ -75,42 +47,53 @@ class MemoryCgroup:
     @classmethod
     def of(cls, pid: int, proc: int) -> MemoryCgroup | None:
         """Open the memory cgroup of a process; None where it has none that can be read here. The root cgroup does not count its own."""
-        mount = memory_mount()
-        try:
-            path = memory_path(proc)
-        except procfs.ProcessGoneError:
+        tree = memory_tree()
+        if tree is None:
             return None
-        if mount is None or path is None or path == "/" or ".." in PurePosixPath(path).parts or not path.startswith(mount.root):
-            return None
-        folder = mount.path + (path if mount.root == "/" else path[len(mount.root) :])
         try:
-            fd = os.open(f"{folder}/{'memory.current' if mount.version == 2 else 'memory.usage_in_bytes'}", os.O_RDONLY | os.O_CLOEXEC)
+            path = tree.path_of(proc)
+            if path is None or path == "/":
+                return None
+            fd = tree.open(path)
+        except (ProcessGoneError, OSError):
+            return None
+        try:
+            usage = os.open("memory.current" if tree.version == 2 else "memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
         except OSError:
+            os.close(fd)
             return None
-        try:
-            # Without children first: listing the members costs the kernel time for each of them.
-            alone = Path(folder).stat().st_nlink == 2
-            if alone:
-                with open(f"{folder}/cgroup.procs", "rb", buffering=0) as members:
-                    alone = members.read(64).split() == [b"%d" % pid]
-        except OSError:
-            alone = False
-        return cls(path, fd, f"{folder}/memory.stat", alone=alone)
+        return cls(path, fd, usage, alone=_alone(fd, pid))
 
     def usage(self) -> int:
         """Charge in bytes now; the last one known where it can no longer be read (ENODEV: the cgroup was removed)."""
         with contextlib.suppress(OSError, ValueError):
-            self.last = int(os.pread(self._fd, 32, 0))
+            self.last = int(os.pread(self._usage, 32, 0))
         return self.last
 
     def anon(self) -> int:
         """Anonymous memory charged here now, in bytes; 0 where that can no longer be read. Slower than usage()."""
-        with contextlib.suppress(OSError, ValueError), open(self._stat, "rb") as lines:
+        with contextlib.suppress(OSError, ValueError):
+            lines = cgroup_tree.read(self._fd, "memory.stat").splitlines()
             return next((int(line.split()[1]) for line in lines if line.startswith((b"anon ", b"rss "))), 0)
         return 0
 
     def close(self) -> None:
-        """Close the usage file; harmless when repeated."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        """Close what is open; harmless when repeated."""
+        fds, self._fd, self._usage = (self._fd, self._usage), -1, -1
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+
+
+def _alone(fd: int, pid: int) -> bool:
+    # Without children first: listing the members costs the kernel time for each of them.
+    try:
+        if os.fstat(fd).st_nlink != 2:
+            return False
+        members = os.open("cgroup.procs", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+        try:
+            return os.read(members, 64).split() == [b"%d" % pid]
+        finally:
+            os.close(members)
+    except OSError:
+        return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +20,13 @@ class NodeMemory:
     available: int
     swap_total: int
     swap_free: int
+
+
+@lru_cache(maxsize=1)
+def kernel_version() -> tuple[int, int]:
+    """Major and minor of the running kernel, uname(2)."""
+    major, minor = [*platform.release().split("."), "0"][:2]
+    return int(major), int("".join(c for c in minor if c.isdecimal()) or 0)
 
 
 @lru_cache(maxsize=1)

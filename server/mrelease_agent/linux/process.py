@@ -74,13 +74,22 @@ class ProcessRef:
         try:
             proc = procfs.open_process(pid)
             stat = procfs.stat(proc)
-            if _pid_of(fd) != pid:
+            if pid_of(fd) != pid:
                 raise ProcessGoneError
             return cls(pid, fd, proc, stat)
         except BaseException:
             os.close(fd)
             if proc >= 0:
                 os.close(proc)
+            raise
+
+    def dup(self) -> ProcessRef:
+        """Another reference to the same process, for a thread that may outlive this one. Raises OSError for limits."""
+        fd = os.dup(self.fd)
+        try:
+            return ProcessRef(self.pid, fd, os.dup(self.proc), self.stat)
+        except BaseException:
+            os.close(fd)
             raise
 
     @property
@@ -111,7 +120,7 @@ class ProcessRef:
         return None if found is None else found[1]
 
 
-def _pid_of(pidfd: int) -> int:
+def pid_of(pidfd: int) -> int:
     """``Pid`` of the pidfd's fdinfo: -1 when reaped, 0 when not of this PID namespace; pidfd_open(2)."""
     with open(f"/proc/self/fdinfo/{pidfd}", "rb") as info:
         return next(int(line[4:]) for line in info if line.startswith(b"Pid:"))

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 from typing import Final
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # process_mrelease has one number on every architecture but alpha (asm-generic/unistd.h); kcmp is older than that rule.
-_PROCESS_MRELEASE: Final = 448
+PROCESS_MRELEASE: Final = 448
 _KCMP: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "ppc64le": 354, "s390x": 343}.get(platform.machine())
 _KCMP_VM: Final = 1  # linux/kcmp.h
+_OPENAT2: Final = 437  # also the same everywhere
+# linux/openat2.h: RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
+_RESOLVE: Final = 0x01 | 0x04 | 0x08
+
+
+class _OpenHow(ctypes.Structure):
+    """struct open_how of linux/openat2.h."""
+
+    _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
 def process_mrelease(pidfd: int) -> int:
@@ -19,7 +29,7 @@ def process_mrelease(pidfd: int) -> int:
 
     Can block without bound on the victim's mmap_lock: belongs on a reaper thread. The GIL is released meanwhile.
     """
-    return 0 if _libc.syscall(_PROCESS_MRELEASE, pidfd, 0) == 0 else ctypes.get_errno()
+    return 0 if _libc.syscall(PROCESS_MRELEASE, pidfd, 0) == 0 else ctypes.get_errno()
 
 
 def same_address_space(tid_a: int, tid_b: int) -> bool | None:
@@ -27,7 +37,24 @@ def same_address_space(tid_a: int, tid_b: int) -> bool | None:
 
     Takes exec_update_lock of both, which a process can hold while it waits in execve(2): belongs on a reaper thread.
     """
+    order = address_space_order(tid_a, tid_b)
+    return None if order is None else order == 0
+
+
+def address_space_order(tid_a: int, tid_b: int) -> int | None:
+    """0 where two threads have one address space, -1 or 1 for the order of two, the same until the next boot; None as above."""
     if _KCMP is None:
         return None
-    order = _libc.syscall(_KCMP, tid_a, tid_b, _KCMP_VM, 0, 0)
-    return None if order < 0 else order == 0
+    return {0: 0, 1: -1, 2: 1}.get(_libc.syscall(_KCMP, tid_a, tid_b, _KCMP_VM, 0, 0))
+
+
+def open_beneath(directory: int, path: str, flags: int) -> int:
+    """Open a path below a directory fd, never through a link or into another mount, openat2(2); -1 where that fails for any reason.
+
+    Not there before Linux 5.6 and behind some seccomp profiles.
+    """
+    raw = os.fsencode(path)
+    if b"\0" in raw:
+        return -1
+    how = _OpenHow(flags, 0, _RESOLVE)
+    return int(_libc.syscall(_OPENAT2, directory, raw, ctypes.byref(how), ctypes.sizeof(how)))

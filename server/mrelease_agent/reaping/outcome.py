@@ -47,6 +47,34 @@ class Step(IntEnum):
     KILL = 3
     RELEASE = 4
     EXIT = 5
+    GRACE = 6
+
+
+class Boost(IntEnum):
+    """The contract's Boost, with its numbers."""
+
+    UNSPECIFIED = 0
+    NONE = 1
+    PRIORITY = 2
+    EVACUATION = 3
+    LIFT = 4
+
+
+class HeldCause(IntEnum):
+    """The contract's HeldCause, with its numbers."""
+
+    UNSPECIFIED = 0
+    UNINTERRUPTIBLE = 1
+    TRACED = 2
+    FROZEN = 3
+    STARVED = 4
+    SHARED_MM = 5
+    PINNED = 6
+    CORE_DUMP = 7
+    MMAP_LOCK = 8
+    NO_REAPER = 9
+    UNSUPPORTED = 10
+    EXITING = 11
 
 
 class Proof(IntEnum):

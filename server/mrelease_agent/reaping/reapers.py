@@ -10,8 +10,11 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Generic, TypeVar
+
+from mrelease_agent.linux.own_thread import Refusal, ThreadScheduling
 
 T = TypeVar("T")
 
@@ -44,11 +47,27 @@ class _Job(Generic[T]):
 
 
 class Reapers:
-    """A pool of daemon threads, all made at once: memory for a new thread may be missing when it is needed."""
+    """A pool of daemon threads, all made at once: memory for a new thread may be missing when it is needed.
 
-    def __init__(self, threads: int, max_stuck: int) -> None:
+    Each thread gives itself ``scheduling`` when it starts, since the kernel frees at the priority of whoever calls it. ``warn`` hears once
+    of what the kernel refused, ``tell_cpu`` of the CPU seconds of each call: both on the threads.
+    """
+
+    def __init__(
+        self,
+        threads: int,
+        max_stuck: int,
+        scheduling: ThreadScheduling | None = None,
+        *,
+        warn: Callable[[Refusal], None] = lambda _refusal: None,
+        tell_cpu: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
         self._threads = threads
         self._max_stuck = max_stuck
+        self._scheduling = scheduling
+        self._refused: set[Refusal] = set()
+        self._warn = warn
+        self._tell_cpu = tell_cpu
         self._jobs: queue.SimpleQueue[_Job[Any] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._live = self._busy = self._stuck = 0
@@ -62,9 +81,15 @@ class Reapers:
 
     @property
     def exhausted(self) -> bool:
-        """Whether every thread is stuck and the bound on replacements is reached."""
+        """Whether every thread is stuck and no other can be made: at the bound on replacements, or at a limit of the process."""
         with self._lock:
-            return self._stuck >= self._threads + self._max_stuck
+            if self._stuck < self._live:
+                return False
+            replace = self._live < self._threads + self._max_stuck
+        if replace:
+            self._start_thread()  # it could not be made when the last one got stuck
+        with self._lock:
+            return self._stuck >= self._live
 
     async def run(self, call: Callable[[], T], timeout: float, cleanup: Callable[[], None] = lambda: None) -> T:
         """Run ``call`` on a thread; ``cleanup`` runs once when the call has returned or is known never to start, also long after.
@@ -123,7 +148,16 @@ class Reapers:
         if replace:
             self._start_thread()
 
+    def _settle(self) -> None:
+        for refusal in self._scheduling.apply() if self._scheduling else ():
+            with self._lock:
+                is_new = refusal not in self._refused
+                self._refused.add(refusal)
+            if is_new:
+                self._warn(refusal)
+
     def _work(self) -> None:
+        self._settle()
         while (job := self._jobs.get()) is not None:
             with self._lock:
                 if job.cancelled:
@@ -131,13 +165,16 @@ class Reapers:
                 job.started = True
                 self._busy += 1
             result, error = None, None
+            began = time.thread_time()
             try:
                 result = job.call()
             except BaseException as raised:
                 error = raised
+            spent = time.thread_time() - began
             job.cleanup()
             with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile: nobody waits
                 job.loop.call_soon_threadsafe(job.finish, result, error)
+            self._tell_cpu(spent)
             with self._lock:
                 job.ended = True
                 self._busy -= 1

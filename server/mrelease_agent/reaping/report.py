@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field
 
 from mrelease_agent.linux.process import Identity
 from mrelease_agent.linux.procfs import Memory
-from mrelease_agent.reaping.outcome import Outcome, Proof, Step, Unreleased
+from mrelease_agent.reaping.outcome import Boost, HeldCause, Outcome, Proof, Step, Unreleased
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be done with one process. Times in seconds."""
+    """What is to be done with one process. Times in seconds.
+
+    ``grace``: how long it may end by itself after ``signal``; 0: SIGKILL at once. ``timeout`` begins after it.
+    """
 
     kill: bool
     wait_for_exit: bool
     timeout: float
     reap_delay: float
+    grace: float = 0.0
+    signal: int = signal.SIGTERM
+    boost: Boost = Boost.UNSPECIFIED
 
 
 @dataclass(slots=True)
@@ -44,6 +51,10 @@ class Report:
     cgroup_path: str | None = None
     cgroup_before: int = 0
     cgroup_after: int = 0
+    boost: Boost = Boost.UNSPECIFIED
+    held_cause: HeldCause = HeldCause.UNSPECIFIED
+    tracer: int = 0
+    readers: list[int] = field(default_factory=list[int])
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,8 @@ class Done:
 
     reports: list[Report]
     charges: list[Charge] = field(default_factory=list[Charge])
+    #: Bytes of anonymous memory that stay charged although every process has given its memory back: somebody else pins them.
+    pinned: int = 0
 
     @property
     def released(self) -> int:

@@ -6,13 +6,15 @@ What forks while it is being killed leaves children that were in no list: so the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.reaping import explain
+from mrelease_agent.reaping.aid import Aid
 from mrelease_agent.reaping.operation import LimitError, Measured, NotDyingError, Operation
 from mrelease_agent.reaping.outcome import Outcome, Step
 from mrelease_agent.reaping.report import Plan, Report
@@ -43,6 +45,14 @@ class Members(Protocol):
         """Members that no earlier call returned; the caller owns them. Raises OSError for limits of the agent's process."""
         ...
 
+    def first(self, found: list[Member]) -> list[Member]:
+        """Of these members, those whom the signal of a grace period is for: a container's first process, who tells the others."""
+        ...
+
+    async def join(self, pids: Collection[int]) -> list[Member]:
+        """Members by their pids although they are elsewhere now; those that an earlier call returned are left out. Raises OSError."""
+        ...
+
     async def kill_all(self) -> bool:
         """Kill all of them at once, so that no fork escapes; false where that is not possible."""
         ...
@@ -51,10 +61,11 @@ class Members(Protocol):
 class SetOperation:
     """One kill and release, or release, of all members; run() is called once."""
 
-    def __init__(self, members: Members, plan: Plan, make: Make) -> None:
+    def __init__(self, members: Members, plan: Plan, make: Make, aid: Aid) -> None:
         self._members = members
         self._plan = plan
         self._make = make
+        self._aid = aid
         self._deadline = 0.0
         self._reports: list[Report] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -64,7 +75,18 @@ class SetOperation:
 
         Raises LimitError and, for Release where all are alive, NotDyingError: then nothing was signalled.
         """
+        try:
+            return await self._run(first)
+        finally:
+            self._aid.leave()
+
+    async def _run(self, first: list[Member]) -> list[Report]:
+        asked = {member.ref.pid for member in self._members.first(first)}
         prepared = await self._prepare(first, self._plan)
+        if self._plan.kill and self._plan.grace > 0:
+            await self._grace([operation for operation in prepared if operation.ref.pid in asked], prepared)
+        if self._plan.kill:
+            await self._aid.before_kill([operation.ref for operation in prepared])
         self._deadline = time.monotonic() + self._plan.timeout
         if self._plan.kill:
             await self._members.kill_all()
@@ -100,8 +122,21 @@ class SetOperation:
             raise
         return operations
 
+    async def _grace(self, asked: list[Operation], everybody: list[Operation]) -> None:
+        """Send the signal of the grace period, and wait until all have exited or it is over."""
+        until = time.monotonic() + self._plan.grace
+        for operation in everybody:
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # begin() meets it again, and reports it
+                operation.begin_grace(send=operation in asked)
+        for operation in everybody:
+            if not await operation.wait_exit(until - time.monotonic()):
+                break
+        for operation in everybody:
+            await operation.prepare_again()
+
     def _begin(self, operations: list[Operation]) -> None:
         loop = asyncio.get_running_loop()
+        begun: list[ProcessRef] = []
         for operation in operations:
             try:
                 operation.begin()
@@ -116,9 +151,11 @@ class SetOperation:
                 operation.close()
                 continue
             self._reports.append(operation.report)
+            begun.append(operation.ref)
             task = loop.create_task(self._complete(operation))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+        self._aid.after_kill(begun if self._plan.kill else [operation.ref for operation in operations if operation.is_dying])
 
     async def _complete(self, operation: Operation) -> None:
         try:
@@ -137,6 +174,9 @@ class SetOperation:
         """Kill who has come meanwhile; whether there was anybody."""
         try:
             members = await self._members.fresh()
+            strays = self._aid.strays()
+            if strays:
+                members += await self._members.join(strays)
             if members:
                 self._begin(await self._prepare(members, replace(self._plan, timeout=max(0.0, self._remaining))))
         except (OSError, LimitError):  # a limit of the agent's process: operations that end make room

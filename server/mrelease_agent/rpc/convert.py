@@ -6,32 +6,46 @@ import errno
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from mrelease.v1 import memory_pb2, node_service_pb2, outcome_pb2, result_pb2, target_pb2
+from mrelease.v1 import memory_pb2, node_service_pb2, outcome_pb2, release_service_pb2, result_pb2, target_pb2
 from mrelease_agent.linux.capabilities import Capability
 from mrelease_agent.linux.node import NodeMemory
 from mrelease_agent.linux.process import Identity
 from mrelease_agent.linux.procfs import Memory
-from mrelease_agent.reaping.outcome import verdict
+from mrelease_agent.reaping.outcome import Outcome, verdict
+from mrelease_agent.reaping.progress import Look
 from mrelease_agent.reaping.report import Charge, Done, Report
 
 
 def result(
-    done: Done, node: result_pb2.NodeIdentity, before: NodeMemory, after: NodeMemory, *, inode_known: bool
+    done: Done, node: result_pb2.NodeIdentity, before: NodeMemory | None, after: NodeMemory | None, *, inode_known: bool
 ) -> result_pb2.ReleaseResult:
     """The result for a whole target."""
+    pinned = [Outcome.PARTIAL] if done.pinned else []
     return result_pb2.ReleaseResult(
-        verdict=outcome_pb2.Verdict.ValueType(verdict(report.outcome for report in done.reports)),
+        verdict=outcome_pb2.Verdict.ValueType(verdict([*(report.outcome for report in done.reports), *pinned])),
         released_bytes=done.released,
         processes=[_process_result(report, inode_known=inode_known) for report in done.reports],
         node=node,
-        node_memory_before=node_memory(before),
-        node_memory_after=node_memory(after),
+        node_memory_before=None if before is None else node_memory(before),
+        node_memory_after=None if after is None else node_memory(after),
         cgroups=[_charge(charge) for charge in done.charges],
         unreleased=[
             result_pb2.Unreleased(cause=outcome_pb2.UNRELEASED_CAUSE_SHMEM, size_bytes=charge.shmem)
             for charge in done.charges
             if charge.shmem
-        ],
+        ]
+        + [result_pb2.Unreleased(cause=outcome_pb2.UNRELEASED_CAUSE_HELD, size_bytes=done.pinned) for _ in pinned],
+    )
+
+
+def progress(look: Look) -> release_service_pb2.ReleaseProgress:
+    """How far an operation is."""
+    return release_service_pb2.ReleaseProgress(
+        before_bytes=look.before,
+        held_bytes=look.held,
+        processes=look.processes,
+        processes_done=look.done,
+        elapsed_duration=duration(look.elapsed),
     )
 
 
@@ -66,6 +80,10 @@ def _process_result(report: Report, *, inode_known: bool) -> result_pb2.ProcessR
         state=report.state,
         wchan=report.wchan,
         sharing_pids=report.sharers,
+        boost=outcome_pb2.Boost.ValueType(report.boost),
+        held_cause=outcome_pb2.HeldCause.ValueType(report.held_cause),
+        tracer_pid=report.tracer,
+        reader_pids=report.readers,
     )
     if report.kill_time:
         message.kill_time.CopyFrom(timestamp(report.kill_time))

@@ -36,6 +36,8 @@ CODES: Mapping[error_reason_pb2.ErrorReason.ValueType, grpc.StatusCode] = {
     _Reason.ERROR_REASON_UNKNOWN_METHOD: grpc.StatusCode.UNIMPLEMENTED,
     _Reason.ERROR_REASON_TARGET_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     _Reason.ERROR_REASON_TARGET_AMBIGUOUS: _PRECONDITION,
+    _Reason.ERROR_REASON_OPERATION_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
+    _Reason.ERROR_REASON_REQUEST_ID_REUSED: grpc.StatusCode.ALREADY_EXISTS,
 }
 #: Seconds after which a caller is invited to try again, google.rpc.RetryInfo.
 _RETRY_AFTER: Mapping[error_reason_pb2.ErrorReason.ValueType, float] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Generator
+from collections.abc import Collection, Generator
 
 from mrelease.v1 import error_reason_pb2, target_pb2
 from mrelease_agent.guard.protected import protection
@@ -78,14 +78,31 @@ def empty(prefix: str) -> RpcError:
 class GroupMembers:
     """The processes of open groups; see reaping.set_operation.Members."""
 
-    def __init__(self, opened: list[Group]) -> None:
+    def __init__(self, opened: list[Group], *, containers: bool) -> None:
+        """``containers``: each group is one, which has a first process that the others are told by."""
         self._groups = opened
+        self._containers = containers
+        #: Index of the group that each process was found in, by pid.
+        self._found_in: dict[int, int] = {}
         #: Start time of each process that was returned, by pid: with both it is not mistaken for a later one.
         self._known: dict[int, int] = {}
 
     async def fresh(self) -> list[Member]:
         """Members that were not returned before, opened and measured on a thread: a thousand take a quarter of a second."""
         return await asyncio.to_thread(self._fresh)
+
+    def first(self, found: list[Member]) -> list[Member]:
+        """See Members. Who stops a container tells its first process alone, as kubelet and docker do; a cgroup's are all told."""
+        if not self._containers:
+            return found
+        oldest: dict[int, Member] = {}
+        for member in sorted(found, key=lambda member: (member.ref.stat.start_time, member.ref.pid)):
+            oldest.setdefault(self._found_in[member.ref.pid], member)
+        return list(oldest.values())
+
+    async def join(self, pids: Collection[int]) -> list[Member]:
+        """See Members: children of processes that were moved out of the group before they were killed."""
+        return await asyncio.to_thread(lambda: [member for pid in pids if (member := self._open(None, pid)) is not None])
 
     async def kill_all(self) -> bool:
         """Write cgroup.kill of every group; false where one has none."""
@@ -95,9 +112,11 @@ class GroupMembers:
     def _fresh(self) -> list[Member]:
         found: list[Member] = []
         try:
-            for group in self._groups:
+            for index, group in enumerate(self._groups):
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile: it was empty
-                    found += [member for pid in group.members() if (member := self._open(group, pid)) is not None]
+                    members = [member for pid in group.members() if (member := self._open(group, pid)) is not None]
+                    self._found_in.update((member.ref.pid, index) for member in members)
+                    found += members
         except BaseException:
             for member in found:
                 member.ref.close()
@@ -105,7 +124,7 @@ class GroupMembers:
             raise
         return found
 
-    def _open(self, group: Group, pid: int) -> Member | None:
+    def _open(self, group: Group | None, pid: int) -> Member | None:
         if self._known.get(pid, -1) == start_time(pid):
             return None
         try:
@@ -114,7 +133,7 @@ class GroupMembers:
             return None
         try:
             # Its pid may have become another process's since the group was listed.
-            if group.holds(ref.proc) and not ref.stat.kernel_thread and protection(ref.stat) is None:
+            if (group is None or group.holds(ref.proc)) and not ref.stat.kernel_thread and protection(ref.stat) is None:
                 member = Member(ref, measure(ref))
                 self._known[pid] = ref.stat.start_time
                 return member

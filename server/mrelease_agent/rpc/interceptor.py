@@ -1,12 +1,14 @@
-"""Around every unary call: requests are decoded and errors encoded here, and each call is counted and logged."""
+"""Around every call: requests are decoded and errors encoded here, and each call is counted and logged."""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 
 import grpc
@@ -26,13 +28,18 @@ _QUIET_WHEN_OK = ("/mrelease.v1.ReleaseService/", "/grpc.health.v1.Health/")
 # grpc.aio's own generics differ between its versions; nothing here depends on them.
 _Handler = Any
 _Context = Any
+_Decode = Callable[[bytes], Message]
+#: A behaviour with the request still to be decoded: returns the answer, or writes a stream of them and returns None.
+_Answer = Callable[[bytes, _Context], Awaitable[Any]]
 _unary_handler: Any = grpc.unary_unary_rpc_method_handler
+_stream_handler: Any = grpc.unary_stream_rpc_method_handler
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
     """Turns every error into a status with details, and lets no text of an exception out.
 
-    Requests are decoded here and not by gRPC, which would answer a broken one with INTERNAL.
+    Requests are decoded here and not by gRPC, which would answer a broken one with INTERNAL. A call with a stream of requests goes
+    through as it is: the contract has none, reflection has.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -46,9 +53,12 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return _unary_handler(self._unknown(method))
-        if handler.request_streaming or handler.response_streaming:
+        if handler.request_streaming:
             return handler
-        serve = self._unary(method, handler.unary_unary, handler.request_deserializer)
+        if handler.response_streaming:
+            serve = self._guarded(method, _stream(handler.unary_stream, handler.request_deserializer))
+            return _stream_handler(serve, response_serializer=handler.response_serializer)
+        serve = self._guarded(method, _unary(handler.unary_unary, handler.request_deserializer))
         return _unary_handler(serve, response_serializer=handler.response_serializer)
 
     def _unknown(self, method: str) -> Callable[[bytes, _Context], Awaitable[bytes]]:
@@ -65,25 +75,26 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         return refuse
 
-    def _unary(
-        self, method: str, behaviour: Callable[[Message, _Context], Awaitable[Message]], decode: Callable[[bytes], Message]
-    ) -> Callable[[bytes, _Context], Awaitable[Message]]:
+    def _guarded(self, method: str, answer: _Answer) -> _Answer:
         name = method.rpartition("/")[2]
         quiet = method.startswith(_QUIET_WHEN_OK)
 
-        async def serve(raw: bytes, context: _Context) -> Message:
+        async def serve(raw: bytes, context: _Context) -> Any:
             start = time.monotonic()
             code, reason = grpc.StatusCode.OK, None
             try:
                 try:
-                    request = _decode(raw, decode)
-                    return await behaviour(request, context)
+                    return await answer(raw, context)
                 except RpcError as error:
                     code, reason = error.code, error.details.reason
                     await context.abort(error.code, error.message, error.trailers())
                 except (asyncio.CancelledError, grpc.aio.AbortError):
                     code = context.code() or grpc.StatusCode.CANCELLED
                     raise
+                except grpc.aio.InternalError:
+                    # The caller went away while a message waited for it to read: gRPC says that the write failed, not that it ended.
+                    code = grpc.StatusCode.CANCELLED
+                    raise asyncio.CancelledError from None
                 except Exception:
                     code, reason = grpc.StatusCode.INTERNAL, "INTERNAL"
                     incident = _incident(name)
@@ -96,6 +107,29 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 event(_log, level, "request", method=name, code=_code_name(code), reason=reason, duration_ms=duration)
 
         return serve
+
+
+def _unary(behaviour: Callable[[Message, _Context], Awaitable[Message]], decode: _Decode) -> _Answer:
+    return lambda raw, context: behaviour(_decode(raw, decode), context)
+
+
+def _stream(behaviour: Callable[[Message, _Context], Any], decode: _Decode) -> _Answer:
+    """A behaviour that returns an asynchronous generator of messages, or writes them itself.
+
+    They are written from here, one when the last one is on its way: a caller that reads slowly slows the behaviour down, and one that
+    goes away ends it at once, wherever it is, instead of when Python collects it.
+    """
+
+    async def write(raw: bytes, context: _Context) -> None:
+        messages = behaviour(_decode(raw, decode), context)
+        if inspect.isawaitable(messages):
+            await messages
+            return
+        async with aclosing(messages):
+            async for message in messages:
+                await context.write(message)
+
+    return write
 
 
 def _code_name(code: grpc.StatusCode | int) -> str:

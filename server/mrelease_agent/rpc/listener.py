@@ -93,7 +93,7 @@ def prepare(listen: str) -> Generator[Endpoint, None, None]:
         _check_port(address)
         yield Endpoint(address)
         return
-    _make_private_directory(Path(address.path).parent)
+    make_private_directory(Path(address.path).parent)
     lock = _lock(address.path)
     try:
         _clear(address.path)
@@ -120,7 +120,8 @@ def _check_port(address: TcpAddress) -> None:
             raise ListenError(f"cannot listen on tcp://{address}: {error.strerror}; {remedy}") from error
 
 
-def _make_private_directory(directory: Path) -> None:
+def make_private_directory(directory: Path) -> None:
+    """Make a directory of mode 0700, or check that it is one of the agent's own. Raises ListenError, which says what to do."""
     try:
         directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         with suppress(FileExistsError):

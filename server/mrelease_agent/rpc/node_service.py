@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
 
 import grpc
 import grpc.aio
 
 from mrelease._version import VERSION
-from mrelease.v1 import node_service_pb2, node_service_pb2_grpc, result_pb2, target_pb2
+from mrelease.v1 import node_service_pb2, node_service_pb2_grpc, outcome_pb2, result_pb2, target_pb2
 from mrelease_agent.guard.protected import protection
 from mrelease_agent.linux import node as linux_node
 from mrelease_agent.linux.capabilities import Capabilities, Feature
 from mrelease_agent.linux.procfs import ProcessGoneError
+from mrelease_agent.reaping.sharer_search import SharerSearch
 from mrelease_agent.rpc import convert, validate
 from mrelease_agent.rpc.errors import invalid, limit
 from mrelease_agent.rpc.group_target import find, told
+from mrelease_agent.rpc.watch_memory import Watchers, watch
 from mrelease_agent.targets.cgroup_path import Qos
 from mrelease_agent.targets.listing import Row, identify, processes
 
@@ -31,11 +34,13 @@ _QOS = {
 
 
 class NodeService(node_service_pb2_grpc.NodeServiceServicer):
-    """Serves GetNode and ListProcesses."""
+    """Serves GetNode, ListProcesses and WatchMemory."""
 
-    def __init__(self, node: result_pb2.NodeIdentity, capabilities: Capabilities) -> None:
+    def __init__(self, node: result_pb2.NodeIdentity, capabilities: Capabilities, watchers: Watchers, sharers: SharerSearch) -> None:
         self._identity = node
         self._capabilities = capabilities
+        self._watchers = watchers
+        self._sharers = sharers
         self._started = convert.timestamp(time.time())
 
     async def GetNode(  # noqa: N802 -- the contract's name
@@ -82,9 +87,8 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
                 pids = await asyncio.to_thread(_pids, request.within) if request.HasField("within") else None
             rows = await asyncio.to_thread(processes, uid, pids)
             rest = [row for row in rows if after is None or row.order > after]
-            for row in rest[:size]:
-                with contextlib.suppress(ProcessGoneError):
-                    response.processes.append(self._info(row))
+            sharing = await self._sharers.among([row.pid for row in rest[:size]])
+            response.processes.extend(await asyncio.to_thread(self._infos, rest[:size], sharing))
         except OSError as error:
             raise limit(error) from None
         if len(rest) > size:
@@ -92,7 +96,24 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
             response.next_page_token = f"{-largest}.{pid}"
         return response
 
-    def _info(self, row: Row) -> node_service_pb2.ProcessInfo:
+    def WatchMemory(  # noqa: N802 -- the contract's name
+        self,
+        request: node_service_pb2.WatchMemoryRequest,
+        context: grpc.aio.ServicerContext[  # noqa: ARG002
+            node_service_pb2.WatchMemoryRequest, node_service_pb2.WatchMemoryResponse
+        ],
+    ) -> AsyncGenerator[node_service_pb2.WatchMemoryResponse, None]:
+        """Watch memory and its pressure, see node_service.proto."""
+        return watch(request, self._identity, self._capabilities, self._watchers)
+
+    def _infos(self, rows: Sequence[Row], sharing: Mapping[int, Sequence[int]]) -> list[node_service_pb2.ProcessInfo]:
+        found: list[node_service_pb2.ProcessInfo] = []
+        for row in rows:
+            with contextlib.suppress(ProcessGoneError):
+                found.append(self._info(row, sharing.get(row.pid, ())))
+        return found
+
+    def _info(self, row: Row, sharers: Sequence[int]) -> node_service_pb2.ProcessInfo:
         found = identify(row)
         return node_service_pb2.ProcessInfo(
             process=convert.process_target(found.identity, inode_known=self._capabilities.has(Feature.PIDFD_INODE)),
@@ -107,6 +128,16 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
             container_id=found.membership.container_id,
             pod_uid=found.membership.pod_uid,
             qos=_QOS.get(found.membership.qos, node_service_pb2.QOS_CLASS_UNSPECIFIED),
+            unreleased=[
+                result_pb2.Unreleased(cause=cause, size_bytes=size)
+                for cause, size in (
+                    (outcome_pb2.UNRELEASED_CAUSE_SHMEM, row.memory.shmem),
+                    (outcome_pb2.UNRELEASED_CAUSE_HUGETLB, row.memory.hugetlb),
+                    (outcome_pb2.UNRELEASED_CAUSE_SHARED_MM, row.memory.reclaimable if sharers else 0),
+                )
+                if size
+            ],
+            sharing_pids=sharers,
         )
 
 

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from mrelease.v1 import error_reason_pb2, target_pb2
 from mrelease_agent.guard.protected import protection
 from mrelease_agent.linux.process import NotALeaderError, ProcessRef
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.rpc.errors import RpcError, invalid
-from mrelease_agent.targets.process import IdentityMismatchError, resolve
+from mrelease_agent.rpc.group_target import told
+from mrelease_agent.targets.process import IdentityMismatchError, resolve, resolve_in_container
 
 _Reason = error_reason_pb2.ErrorReason
 
 
-def admit(process: target_pb2.ProcessTarget, *, kill: bool, inode_known: bool) -> ProcessRef:
-    """Open the process that a target names, and check that it may be killed. Raises RpcError; OSError for limits."""
-    ref = _resolve(process, inode_known=inode_known)
+async def admitted(process: target_pb2.ProcessTarget, *, kill: bool, inode_known: bool, field: str = "target") -> ProcessRef:
+    """admit(), on a thread where a container has to be looked for; nothing stays open where the caller goes away meanwhile."""
+    if not process.container_id:
+        return admit(process, kill=kill, inode_known=inode_known, field=field)
+    search = asyncio.ensure_future(asyncio.to_thread(admit, process, kill=kill, inode_known=inode_known, field=field))
+    try:
+        return await asyncio.shield(search)
+    except asyncio.CancelledError:
+        search.add_done_callback(_close)
+        raise
+
+
+def _close(search: asyncio.Future[ProcessRef]) -> None:
+    if not search.cancelled() and search.exception() is None:
+        search.result().close()
+
+
+def admit(process: target_pb2.ProcessTarget, *, kill: bool, inode_known: bool, field: str = "target") -> ProcessRef:
+    """Open the process that a target names, and check that it may be killed; walks the cgroups where a container numbers it.
+
+    ``field`` is the path of the target in the request. Raises RpcError; OSError for limits.
+    """
+    ref = _resolve(process, inode_known=inode_known, field=field)
     try:
         _guard(ref, kill=kill)
     except BaseException:
@@ -23,29 +46,33 @@ def admit(process: target_pb2.ProcessTarget, *, kill: bool, inode_known: bool) -
     return ref
 
 
-def _resolve(process: target_pb2.ProcessTarget, *, inode_known: bool) -> ProcessRef:
+def _resolve(process: target_pb2.ProcessTarget, *, inode_known: bool, field: str) -> ProcessRef:
     pid = process.pid
     if process.pidfd_inode and not inode_known:
         raise RpcError(
             _Reason.ERROR_REASON_FEATURE_UNAVAILABLE,
-            "target.process.pidfd_inode cannot be compared: this kernel gives every pidfd one inode number",
+            f"{field}.process.pidfd_inode cannot be compared: this kernel gives every pidfd one inode number",
             "use start_time_ticks, or Linux 6.9 or newer",
             feature="FEATURE_PIDFD_INODE",
         )
+    container = process.container_id
     try:
+        if container:
+            with told(field):
+                return resolve_in_container(container, pid, pidfd_inode=process.pidfd_inode, start_time_ticks=process.start_time_ticks)
         return resolve(pid, pidfd_inode=process.pidfd_inode, start_time_ticks=process.start_time_ticks)
     except ProcessGoneError:
-        raise not_found(pid) from None
+        raise (_not_in_container(pid, container, field) if container else not_found(pid)) from None
     except NotALeaderError as error:
         remedy = f"name its process, {error.leader}"
-        raise invalid("target.process.pid", f"{pid} is a thread of a process", remedy) from None
+        raise invalid(f"{field}.process.pid", f"{pid} is a thread of a process", remedy) from None
     except IdentityMismatchError as error:
         raise RpcError(
             _Reason.ERROR_REASON_IDENTITY_MISMATCH,
             f"another process has pid {pid}: {error.field} is {error.actual}, not {error.expected}; nothing was signalled",
             "the process that was meant is gone; list the processes again",
             pid=pid,
-            field=f"target.process.{error.field}",
+            field=f"{field}.process.{error.field}",
             expected=error.expected,
             actual=error.actual,
         ) from None
@@ -84,6 +111,17 @@ def not_found(pid: int) -> RpcError:
         f"no process has pid {pid}",
         "it is gone, or in another PID namespace than the agent",
         pid=pid,
+    )
+
+
+def _not_in_container(pid: int, container: str, field: str) -> RpcError:
+    return RpcError(
+        _Reason.ERROR_REASON_PROCESS_NOT_FOUND,
+        f"no process of container {container[:12]} has pid {pid} there",
+        "it is gone; a pid as the node numbers it goes without container_id",
+        pid=pid,
+        container_id=container,
+        field=f"{field}.process.pid",
     )
 
 

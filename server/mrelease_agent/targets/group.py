@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from types import TracebackType
 from typing import Final
@@ -11,7 +12,7 @@ from mrelease_agent.linux import cgroup_tree, procfs
 from mrelease_agent.linux.cgroup_tree import Tree
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.targets.cgroup_path import Membership, describe
-from mrelease_agent.targets.group_errors import AmbiguousGroupError, GroupNotFoundError
+from mrelease_agent.targets.group_errors import AmbiguousGroupError
 
 _MOST_READINGS: Final = 8
 
@@ -115,11 +116,33 @@ class Group:
 
     def shmem(self) -> int:
         """Shared memory and tmpfs files charged to the group, in bytes; 0 where that is not to be had. No death gives it back."""
-        name = b"shmem" if self.tree.version == 2 else b"total_shmem"
+        return self._stat(b"shmem" if self.tree.version == 2 else b"total_shmem")
+
+    def anon(self) -> int:
+        """Anonymous memory charged to the group, in bytes; 0 where that is not to be had. What stays when all have gone is pinned."""
+        return self._stat(b"anon" if self.tree.version == 2 else b"total_rss")
+
+    def _stat(self, name: bytes) -> int:
         with contextlib.suppress(OSError, ValueError):
             lines = (line.split() for line in cgroup_tree.read(self._fd, "memory.stat").splitlines())
             return next((int(fields[1]) for fields in lines if fields[0] == name), 0)
         return 0
+
+    def read(self, name: str) -> bytes:
+        """Read a control file; empty where the group is gone or has no such file. Raises OSError."""
+        return cgroup_tree.read(self._fd, name)
+
+    def open(self, name: str, flags: int) -> int:
+        """Open a control file. Raises OSError; FileNotFoundError where the group is gone or has no such file."""
+        return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
+
+    def gone(self) -> bool:
+        """Whether the cgroup was removed."""
+        try:
+            os.stat("cgroup.procs", dir_fd=self._fd)
+        except OSError as error:
+            return error.errno in (errno.ENOENT, errno.ENODEV)
+        return False
 
     def owner(self) -> int:
         """User id that owns the cgroup: 0 but for one delegated to a user, cgroups(7)."""
@@ -157,40 +180,43 @@ def within(path: str, group: str) -> bool:
     return path == group or path.startswith(group.rstrip("/") + "/")
 
 
-def pid_in_container(group: Group, pid: int) -> int:
-    """Find the process that the container numbers ``pid``; returns its pid as the agent numbers it, which its ProcessRef has to verify.
+def numbers_in_container(group: Group, pid: int) -> tuple[int, ...]:
+    """Find the process that the container numbers ``pid``; returns its pid_numbers(), which its ProcessRef has to verify.
 
     The container's PID namespace is that of its oldest process; in a container with the node's PID namespace both numbers are the same.
-    ``NSpid`` of proc_pid_status(5) has the numbers.
 
-    Raises GroupNotFoundError; AmbiguousGroupError where processes of two PID namespaces of the same depth have the number: the container
-    joined another's; what members() raises.
+    Raises ProcessGoneError where no process of the container has the number; AmbiguousGroupError where processes of two PID namespaces of
+    the same depth have it: the container joined another's; what members() raises.
     """
-    numbers: dict[int, list[int]] = {}
+    numbers: dict[int, tuple[int, ...]] = {}
     oldest: tuple[int, int] | None = None
     for member in group.members():
         with contextlib.suppress(ProcessGoneError, PermissionError):
             proc = procfs.open_process(member)
             try:
                 start = procfs.stat(proc).start_time
-                numbers[member] = _numbers(proc)
+                numbers[member] = pid_numbers(proc)
             finally:
                 os.close(proc)
             oldest = min(oldest or (start, member), (start, member))
     depth = len(numbers[oldest[1]]) if oldest else 0
-    found = [member for member, known in numbers.items() if len(known) >= depth and known[depth - 1] == pid]
+    found = [member for member, known in numbers.items() if len(known) >= depth > 0 and known[depth - 1] == pid]
     if not found:
-        raise GroupNotFoundError("process.pid", str(pid), "is no process of the container", "list the container's processes")
+        raise ProcessGoneError
     if len(found) > 1:
         raise AmbiguousGroupError("process.pid", str(pid), tuple(str(member) for member in found), "name the process by the node's pid")
-    return found[0]
+    return numbers[found[0]]
 
 
-def _numbers(proc: int) -> list[int]:
+def pid_numbers(proc: int) -> tuple[int, ...]:
+    """Pids of a process in the PID namespaces that it is in, the agent's own first: ``NSpid`` of proc_pid_status(5).
+
+    Raises ProcessGoneError.
+    """
     for line in procfs.read(proc, "status").split(b"\n"):
         if line.startswith(b"NSpid:"):
-            return [int(number) for number in line[6:].split()]
-    return [procfs.stat(proc).pid]  # CONFIG_PID_NS=n
+            return tuple(int(number) for number in line[6:].split())
+    return (procfs.stat(proc).pid,)  # CONFIG_PID_NS=n
 
 
 def _read(fd: int) -> set[int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Field = Literal["container.id", "pod.uid", "pod.containers", "cgroup.path", "process.pid"]
+Field = Literal["container.id", "pod.uid", "pod.containers", "cgroup.path", "process.container_id", "process.pid"]
 Rule = Literal[
     "root", "init", "agent", "ancestor-of-agent", "kernel-thread", "sandbox", "monitor", "pod", "runtime", "threaded", "not-a-cgroup"
 ]

@@ -67,12 +67,13 @@ def membership(proc: int, tree: Tree | None = None) -> Membership:
     return describe(path or "/")
 
 
-def container(id_: str, tree: Tree | None = None) -> Group:
+def container(id_: str, tree: Tree | None = None, field: Field = "container.id") -> Group:
     """Find a container by its id: all 64 hexadecimal digits, or 12 or more of them from the start where only one container has them.
+
+    ``field`` is where the id is from, for errors.
 
     Raises InvalidGroupError, GroupNotFoundError, AmbiguousGroupError, RefusedGroupError (sandbox, agent, ...), UnreadableGroupError.
     """
-    field: Field = "container.id"
     if not _ID.fullmatch(id_):
         raise InvalidGroupError(field, id_, "is not a container id", "give 12 to 64 hexadecimal digits in lower case, without a prefix")
     hierarchy = _hierarchy(field, id_, tree)

@@ -73,7 +73,7 @@ class HttpServer:
                 continue
             try:
                 self._server.process_request(connection, peer)
-            except Exception:  # no thread could be started
+            except Exception:
                 _log.exception("HTTP connection refused")
                 self._server.shutdown_request(connection)
 
@@ -112,6 +112,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if self._free.acquire(blocking=False):
             try:
                 super().process_request(request, client_address)
+            except RuntimeError:  # no other thread can be made: a probe that is not answered would end an agent that serves
+                self.process_request_thread(request, client_address)
             except BaseException:
                 self._free.release()
                 raise

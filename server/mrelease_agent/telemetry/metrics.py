@@ -11,8 +11,10 @@ if TYPE_CHECKING:
 
 #: Upper bounds of the step histogram in seconds: from one reaped small process to the longest wait that is still of use.
 BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-Step = Literal["resolve", "kill", "release", "exit", "total"]
+Step = Literal["resolve", "grace", "boost", "kill", "release", "exit", "total"]
 REAPER_STATES: Final = ("busy", "idle", "stuck")
+#: Methods whose operations have outcomes.
+_KILLING: Final = ("KillAndRelease", "Release", "Reclaim")
 #: What process_mrelease(2) is known to fail with; others appear when they occur.
 ERRNOS: Final = ("EAGAIN", "EBADF", "EINTR", "EINVAL", "ENOSYS", "EPERM", "ESRCH")
 _MEMINFO: Final = {
@@ -40,6 +42,9 @@ class Metrics:
 
     def syscall_error(self, errno_name: str) -> None:
         """Count a process_mrelease(2) that failed, by the name of its errno."""
+
+    def reaper_cpu(self, seconds: float) -> None:
+        """Count CPU time of a call on a reaper thread: the kernel frees at the caller's cost."""
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format 0.0.4."""
@@ -77,6 +82,7 @@ class PrometheusMetrics(Metrics):
             "mrelease_step_duration_seconds", "Time of each step for one process.", ("step",), registry=registry, buckets=BUCKETS
         )
         errors = Counter("mrelease_process_mrelease_errors", "Failed process_mrelease(2) calls, by errno.", ("errno",), registry=registry)
+        self._reaper_cpu = Counter("mrelease_reaper_cpu_seconds", "CPU time of the calls of the reaper threads.", registry=registry)
         Gauge("mrelease_build_info", "Version of the agent; always 1.", ("version",), registry=registry).labels(version).set(1)
         works = Gauge("mrelease_capability", "Whether the agent can do this on this node: 1 or 0.", ("feature",), registry=registry)
         for feature, available in capabilities.items():
@@ -88,7 +94,7 @@ class PrometheusMetrics(Metrics):
         node = [method.name for method in node_service_pb2.DESCRIPTOR.services_by_name["NodeService"].methods]
         names = [name.removeprefix("OUTCOME_") for name in outcome_pb2.Outcome.keys()[1:]]
         self._calls = {(m, c): calls.labels(m, c) for m in (*release, *node, _OTHER) for c in (*grpc.StatusCode.__members__, _OTHER)}
-        self._outcomes = {(m, o): outcomes.labels(m, o) for m in (*release, _OTHER) for o in (*names, _OTHER)}
+        self._outcomes = {(m, o): outcomes.labels(m, o) for m in (*_KILLING, _OTHER) for o in (*names, _OTHER)}
         self._steps = {step: steps.labels(step) for step in get_args(Step)}
         self._errors = errors
         for name in ERRNOS:
@@ -112,6 +118,10 @@ class PrometheusMetrics(Metrics):
     def syscall_error(self, errno_name: str) -> None:
         """Count a failed system call."""
         self._errors.labels(errno_name if hasattr(errno, errno_name) else _OTHER).inc()
+
+    def reaper_cpu(self, seconds: float) -> None:
+        """Count CPU time."""
+        self._reaper_cpu.inc(seconds)
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format 0.0.4."""

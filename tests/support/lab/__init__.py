@@ -28,6 +28,7 @@ from .memory import hugetlb, many_vmas, mlocked, shmem, thp
 from .ptrace import ExitHold, HeldVictim, held_at_exit, hold_at_exit
 from .readers import field_bytes, meminfo, rss_anon, start_time, state, statm_resident, status_fields, threads
 from .reuse import PidReuse, pid_reuse
+from .robust import HUNG, OWNER_DIED, RobustMutex, robust_mutex
 from .seccomp import filtered
 from .states import (
     NOBODY,
@@ -43,17 +44,19 @@ from .states import (
     zombie,
     zombie_leader,
 )
+from .storage import FrozenFsVictim, frozen_fs, swap, swapped
+from .thrash import thrashing
 
 __all__ = [
     # values
-    "MIB", "NOBODY", "PROCESS_MRELEASE", "Caller", "Cgroup", "ExitHold", "HangFs", "HangingVictim", "HeldVictim", "PidReuse",
-    "PinnedVictim", "SharedVictim", "Unavailable", "Victim",
+    "HUNG", "MIB", "NOBODY", "OWNER_DIED", "PROCESS_MRELEASE", "Caller", "Cgroup", "ExitHold", "FrozenFsVictim", "HangFs",
+    "HangingVictim", "HeldVictim", "PidReuse", "PinnedVictim", "RobustMutex", "SharedVictim", "Unavailable", "Victim",
     # victims
-    "clone_vm_sharer", "core_dump_stuck", "core_dumping", "d_state", "frozen_v1", "frozen_v2", "held_at_exit", "hold_at_exit",
+    "clone_vm_sharer", "core_dump_stuck", "core_dumping", "d_state", "frozen_fs", "frozen_v1", "frozen_v2", "held_at_exit", "hold_at_exit",
     "hugetlb", "inside_exit_mm", "kernel_thread", "live", "many_threads", "many_vmas", "mlocked", "mmap_locked", "past_exit_mm",
-    "pinned", "reaped", "shmem", "starved", "stopped", "thp", "unkillable", "vfork_sharer", "zombie", "zombie_leader",
+    "pinned", "reaped", "shmem", "starved", "stopped", "swapped", "thp", "unkillable", "vfork_sharer", "zombie", "zombie_leader",
     # surroundings
-    "caller", "cgroup", "cpu_cgroup", "filtered", "hang_fs", "memory_cgroup", "pid_reuse",
+    "caller", "cgroup", "cpu_cgroup", "filtered", "hang_fs", "memory_cgroup", "pid_reuse", "robust_mutex", "swap", "thrashing",
     # calls, waits, readers
     "field_bytes", "kernel_release", "meminfo", "mrelease", "need_mrelease", "need_root", "rss_anon", "start_time", "state",
     "statm_resident", "status_fields", "threads", "until", "wait_readable",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,6 +69,12 @@ def _parents(mount: Path, root: str, own: str) -> Iterator[Path]:
     yield mount
 
 
+def in_hierarchy(group: Cgroup) -> str:
+    """Path of a group as proc_pid_cgroup(5) shows it where the whole hierarchy is mounted."""
+    mount, root = next((mount, root) for _, _, mount, root in _mounts() if group.path.is_relative_to(mount))
+    return f"{root.rstrip('/')}/{group.path.relative_to(mount)}"
+
+
 @contextlib.contextmanager
 def _made(path: Path, version: int) -> Generator[Cgroup]:
     path.mkdir()
@@ -111,11 +117,17 @@ def cgroup(controller: str = "") -> Generator[Cgroup]:
 
 
 @contextlib.contextmanager
-def cgroup_below(parent: Cgroup, path: str) -> Generator[Cgroup]:
-    """A group with a name of its own below another one, made with the groups between; `path` is relative to `parent`."""
+def cgroup_below(parent: Cgroup, path: str, controllers: Iterable[str] = ()) -> Generator[Cgroup]:
+    """A group with a name of its own below another one, made with the groups between; `path` is relative to `parent`.
+
+    `controllers` count in it on v2 too, where each group above has to pass them on and may then have no processes of its own; on v1
+    all of the parent's do.
+    """
     with contextlib.ExitStack() as made:
         group = parent
         for name in path.split("/"):
+            for controller in controllers if group.version == 2 else ():
+                group.write("cgroup.subtree_control", f"+{controller}")
             if (group.path / name).is_dir():
                 group = Cgroup(group.path / name, parent.version)
             else:

@@ -143,13 +143,13 @@ class PinnedVictim(Victim):
 
 
 @contextlib.contextmanager
-def pinned(size: int = 16 * MIB, *, within: Iterable[Cgroup] = ()) -> Generator[PinnedVictim]:
-    """A live victim pinned by a process that sleeps in process_vm_readv(2): it can exit, even be reaped, and its memory stays.
+def pinned(size: int = 16 * MIB, *, within: Iterable[Cgroup] = (), through_proc: bool = False) -> Generator[PinnedVictim]:
+    """A live victim pinned by a process that sleeps in process_vm_readv(2), or in a read of /proc/PID/mem.
 
-    Killing the pinner frees the memory.
+    It can exit, even be reaped, and its memory stays; killing the pinner frees it.
     """
     need_root("handling the kernel's own page faults with userfaultfd(2)")
     with holding(size, within=within) as (_, victim, facts), holding(0) as (child, pinner, _):
-        child.order("pin", pid=victim.pid, address=facts["address"])
+        child.order("pin", pid=victim.pid, address=facts["address"], through_proc=through_proc)
         child.hear("the victim's address space is pinned")
         yield PinnedVictim(victim.pid, victim.size_bytes, victim.pidfd, pinner)

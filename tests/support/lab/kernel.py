@@ -10,9 +10,11 @@ import time
 import unittest
 from collections.abc import Callable
 
+from support import patience
+
 PROCESS_MRELEASE = 448
 """The system call's number, the same on every architecture."""
-PATIENCE = 60.0
+PATIENCE = 60.0 * patience.FACTOR
 """Seconds after which the lab gives up waiting for something that takes milliseconds."""
 
 libc = ctypes.CDLL(None, use_errno=True)

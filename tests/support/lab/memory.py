@@ -18,11 +18,11 @@ THP = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 @contextlib.contextmanager
-def thp(size: int = 16 * MIB) -> Generator[Victim]:
+def thp(size: int = 16 * MIB, *, within: Iterable[Cgroup] = ()) -> Generator[Victim]:
     """A victim whose private memory is in transparent huge pages where the kernel has them at hand."""
     if not THP.exists() or "[never]" in THP.read_text():
         raise Unavailable("transparent huge pages are off")
-    with holding(size, huge=True) as (_, victim, _facts):
+    with holding(size, huge=True, within=within) as (_, victim, _facts):
         yield victim
 
 
@@ -60,10 +60,10 @@ def hugetlb(pages: int = 4, *, anon: int = 16 * MIB) -> Generator[Victim]:
 
 
 @contextlib.contextmanager
-def many_vmas(count: int = 20_000, *, size: int = 0) -> Generator[Victim]:
+def many_vmas(count: int = 20_000, *, size: int = 0, within: Iterable[Cgroup] = ()) -> Generator[Victim]:
     """A victim with `count` mappings of one touched page each, and `size` bytes beside them."""
     limit = int(Path("/proc/sys/vm/max_map_count").read_text())
     if count + 500 > limit:
         raise Unavailable(f"vm.max_map_count is {limit}")
-    with holding(size, vmas=count) as (_, victim, _facts):
+    with holding(size, vmas=count, within=within) as (_, victim, _facts):
         yield Victim(victim.pid, size + count * PAGE, victim.pidfd)

@@ -23,7 +23,10 @@ import sys
 X86 = platform.machine() == "x86_64"
 AUDIT_ARCH = 0xC000003E if X86 else 0xC00000B7
 SYS_SECCOMP = 317 if X86 else 277
-NUMBERS = {"pidfd_send_signal": 424, "pidfd_open": 434, "process_mrelease": 448, "kcmp": 312 if X86 else 272}
+NUMBERS = {
+    "pidfd_send_signal": 424, "pidfd_open": 434, "openat2": 437, "process_mrelease": 448, "kcmp": 312 if X86 else 272,
+    "sched_setscheduler": 144 if X86 else 119, "sched_setaffinity": 203 if X86 else 122, "setpriority": 141 if X86 else 140,
+}  # fmt: skip
 PR_SET_NO_NEW_PRIVS = 38
 SET_MODE_FILTER, NEW_LISTENER = 1, 8
 ALLOW, ERRNO, TRAP, NOTIFY, KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x00030000, 0x7FC00000, 0x80000000

@@ -73,7 +73,15 @@ EVERY_KEY: Mapping[str, tuple[str, object]] = {
     "max_timeout": ("1h", 3600.0),
     "reaper_threads": ("64", 64),
     "max_stuck_reapers": ("1", 1),
+    "reaper_nice": ("-20", -20),
+    "reaper_cpus": ("0", "0"),
+    "reaper_class": ("rr", "rr"),
     "max_operations": ("2", 2),
+    "max_watchers": ("3", 3),
+    "result_ttl": ("1h", 3600.0),
+    "max_results": ("4", 4),
+    "state_dir": ("/var/lib/mrelease", "/var/lib/mrelease"),
+    "boost": ("lift", "lift"),
     "drain_timeout": ("0s", 0.0),
     "nice": ("-20", -20),
     "reflection": ("true", True),
@@ -99,6 +107,7 @@ def test_every_key_has_the_same_text_in_every_source(source: str, write: Write) 
 
 def test_null_leaves_the_priority_as_it_is(write: Write) -> None:
     assert load(["--nice", "null"], LISTEN).nice is None
+    assert load(["--reaper-nice", "null"], {**LISTEN, "MRELEASE_REAPER_NICE": "5"}).reaper_nice is None
     assert load([], {**LISTEN, "MRELEASE_NICE": "null"}).nice is None
     assert load(["--config", write("nice: null\n")], LISTEN).nice is None
 
@@ -172,6 +181,15 @@ def test_variables_that_are_no_keys_are_left_alone() -> None:
         ("reaper_threads", "1.5", "write a whole number from 1 to 64"),
         ("reaper_threads", "9" * 5000, "write a whole number from 1 to 64"),
         ("nice", "-21", "write a whole number from -20 to 19 or null"),
+        ("reaper_nice", "20", "write a whole number from -20 to 19 or null"),
+        ("reaper_class", "fifo", "write inherit or other or rr"),
+        ("reaper_cpus", "all", "write a list of CPUs such as 0-3,8"),
+        ("reaper_cpus", "3-1", "write a list of CPUs such as 0-3,8"),
+        ("reaper_cpus", "0,,1", "write a list of CPUs such as 0-3,8"),
+        ("reaper_cpus", "0-99999", "write a list of CPUs such as 0-3,8"),
+        ("reaper_cpus", "-1", "write a list of CPUs such as 0-3,8"),
+        ("reaper_cpus", "\u0661", "write a list of CPUs such as 0-3,8"),
+        ("reaper_cpus", "0,9999", 'this node has no CPU "9999": write CPUs of 0'),
         ("listen", "", "neither unix:///path nor tcp://127.0.0.1:port"),
         ("listen", "http://127.0.0.1:1", "neither unix:///path nor"),
         ("listen", "tcp://0.0.0.0:7443", "not a loopback address"),

@@ -78,6 +78,8 @@ def test_what_the_core_tells_is_counted(metrics: PrometheusMetrics, core: Core) 
     metrics.step("release", 0.013)
     metrics.syscall_error("ESRCH")
     metrics.syscall_error("EFAULT")
+    metrics.reaper_cpu(0.25)
+    metrics.reaper_cpu(0.5)
     core.states, core.in_flight = {"busy": 3, "idle": 1, "stuck": 2}, 5
     found = samples(metrics)
     assert found["mrelease_requests_total", (("code", "OK"), ("method", "KillAndRelease"))] == 1
@@ -89,6 +91,7 @@ def test_what_the_core_tells_is_counted(metrics: PrometheusMetrics, core: Core) 
     assert found["mrelease_process_mrelease_errors_total", (("errno", "ESRCH"),)] == 1
     assert found["mrelease_process_mrelease_errors_total", (("errno", "EFAULT"),)] == 1
     assert [found["mrelease_reaper_threads", (("state", state),)] for state in ("busy", "idle", "stuck")] == [3, 1, 2]
+    assert found["mrelease_reaper_cpu_seconds_total", ()] == 0.75
     assert found["mrelease_operations_in_flight", ()] == 5
     assert found["mrelease_capability", (("feature", "process_mrelease"),)] == 1
     assert found["mrelease_capability", (("feature", "pidfd_inode"),)] == 0
@@ -120,6 +123,7 @@ def test_metrics_that_are_off_take_everything_and_import_nothing() -> None:
     off.outcome("KillAndRelease", "RELEASED", 1)
     off.step("kill", 0.1)
     off.syscall_error("ESRCH")
+    off.reaper_cpu(0.1)
     assert off.exposition() == b""
     code = "import sys, mrelease_agent.telemetry.metrics; sys.exit('prometheus_client' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=30)

@@ -202,6 +202,28 @@ def test_ps_prints_the_identity_to_kill_by_and_no_escapes(fake: FakeAgent, cli: 
     assert fake.seen[-1].request.target.process.pidfd_inode == 99
 
 
+def test_ps_notes_what_a_death_would_not_give_back(fake: FakeAgent, cli: Cli) -> None:
+    response = node_service_pb2.ListProcessesResponse()
+    shared, huge, plain = response.processes.add(), response.processes.add(), response.processes.add()
+    shared.process.pid, shared.command = 1, "twin"
+    shared.sharing_pids.extend([7, 8, 9, 10, 11])
+    shared.unreleased.add(cause=outcome_pb2.UNRELEASED_CAUSE_SHARED_MM, size_bytes=GIB)
+    huge.process.pid, huge.command, huge.protection = 2, "db", "configured name"
+    huge.sharing_pids.append(1)
+    huge.unreleased.add(cause=outcome_pb2.UNRELEASED_CAUSE_SHMEM, size_bytes=GIB)
+    huge.unreleased.add(cause=outcome_pb2.UNRELEASED_CAUSE_HUGETLB, size_bytes=8 << 20)
+    plain.process.pid, plain.command = 3, "plain"
+    plain.unreleased.add(cause=outcome_pb2.UNRELEASED_CAUSE_SHMEM, size_bytes=GIB)
+    fake.script("ListProcesses", response)
+    header, *rows = cli("ps").lines
+    assert header.endswith("  COMMAND  PROTECTED        NOTES")
+    assert [row[header.index("COMMAND") :] for row in rows] == [
+        "twin                      shares memory with 7, 8, 9 and 2 more",
+        "db       configured name  keeps 8.00 MiB HUGETLB; shares memory with 1",
+        "plain",
+    ]
+
+
 def test_ps_asks_for_what_its_options_say(fake: FakeAgent, cli: Cli) -> None:
     fake.script("ListProcesses", node_service_pb2.ListProcessesResponse())
     for arguments in (["ps"], ["ps", "-n", "7", "--user", "root"], ["ps", "--all", "-u", "1234"]):

@@ -16,8 +16,10 @@ EXPECTED: dict[type[errors.AgentError], int] = {
     errors.FeatureUnavailable: 4,
     errors.TargetAmbiguous: 2,
     errors.UnknownMethod: 2,
+    errors.RequestIdReused: 2,
     errors.ProcessNotFound: 5,
     errors.TargetNotFound: 5,
+    errors.OperationNotFound: 5,
     errors.IdentityMismatch: 5,
     errors.NodeMismatch: 5,
     errors.Protected: 4,
@@ -53,6 +55,12 @@ def test_what_may_have_killed_never_looks_like_what_did_not() -> None:
             assert exit_codes.of_error(error) in (ExitCode.HELD, ExitCode.INTERNAL)
 
 
+@pytest.mark.parametrize("kind", [errors.ShuttingDown, errors.AgentLimit, errors.NodeMismatch, errors.InvalidField])
+def test_what_refuses_says_nothing_of_a_reclaim_that_had_begun(kind: type[errors.AgentError]) -> None:
+    error = kind("x", code=grpc.StatusCode.UNKNOWN, nothing_signalled=False)
+    assert exit_codes.of_error(error) is ExitCode.HELD
+
+
 def test_a_read_without_an_answer_is_unreachable() -> None:
     error = errors.DeadlineExceeded("x", code=grpc.StatusCode.DEADLINE_EXCEEDED, nothing_signalled=True)
     assert exit_codes.of_error(error) == ExitCode.UNREACHABLE
@@ -73,4 +81,4 @@ def test_the_worst_of_several_decides() -> None:
 
 def test_every_code_has_a_meaning() -> None:
     assert set(exit_codes.MEANINGS) == set(ExitCode)
-    assert set(exit_codes.WORST_FIRST) == set(ExitCode) - {ExitCode.INCAPABLE, ExitCode.INTERRUPTED}
+    assert set(exit_codes.WORST_FIRST) == set(ExitCode) - {ExitCode.INCAPABLE, ExitCode.UNMET, ExitCode.INTERRUPTED}

@@ -7,14 +7,12 @@ import yaml
 from google.protobuf import json_format
 
 import mrelease
-from mrelease import _codec
+from mrelease import _calls
 from mrelease.cli import formats
 from mrelease.v1 import node_service_pb2, release_service_pb2, result_pb2, target_pb2
-from support.sdk_samples import full_message
+from support.sdk_samples import full_message, kill_call
 
-KILL = _codec.kill_and_release(
-    mrelease.Process(1), node=None, wait=mrelease.Wait.RELEASED, timeout=1, reap_delay=None, reason="", validate_only=False
-)
+KILL = kill_call()
 
 
 def test_json_of_a_result_is_the_contracts_json() -> None:
@@ -25,14 +23,14 @@ def test_json_of_a_result_is_the_contracts_json() -> None:
 
 def test_json_of_a_node_is_the_contracts_json() -> None:
     message = full_message(node_service_pb2.GetNodeResponse)
-    data = formats.to_data(_codec.get_node(1).decode(message))
+    data = formats.to_data(_calls.get_node(1).decode(message))
     assert json_format.Parse(formats.dump(data, "json"), node_service_pb2.Node()) == message.node
 
 
 def test_json_of_a_list_is_the_contracts_json() -> None:
     message = full_message(node_service_pb2.ListProcessesResponse)
     message.next_page_token = ""
-    pages = _codec.list_processes(1, None, None, 1)
+    pages = _calls.list_processes(1, None, None, 1)
     next(pages)
     with pytest.raises(StopIteration) as end:
         pages.send(message)
@@ -58,6 +56,10 @@ def test_numbers_are_numbers_and_enums_are_full_names() -> None:
     assert data["verdict"] == "VERDICT_RELEASED"
     assert data["processes"][0]["unreleased"][0]["cause"] == "UNRELEASED_CAUSE_HELD"
     assert data["processes"][0]["release_duration"] == "1.250s"
+    process = message.result.processes[0]
+    assert data["processes"][0]["held_cause"] == "HELD_CAUSE_UNINTERRUPTIBLE"
+    assert data["processes"][0]["tracer_pid"] == process.tracer_pid
+    assert data["processes"][0]["reader_pids"] == list(process.reader_pids)
     assert data["processes"][0]["kill_time"] == "2026-01-02T03:04:05.678900Z"
 
 

@@ -53,7 +53,7 @@ def test_help_has_every_exit_code_and_command(cli: Cli) -> None:
     assert done.code == 0
     for code, meaning in exit_codes.MEANINGS.items():
         assert f"{int(code):<3}  {meaning}" in done.out
-    for command in ("kill", "release", "ps", "node", "doctor", "demo", "version", "completion"):
+    for command in ("kill", "release", "reclaim", "watch", "ps", "top", "node", "doctor", "demo", "version", "completion"):
         assert f"\n  {command} " in done.out
         assert cli(command, "--help").code == 0
 
@@ -70,6 +70,9 @@ def test_help_has_every_exit_code_and_command(cli: Cli) -> None:
         ["kill", "1", "-o", "xml"],
         ["release", "1", "--reap-delay", "1s"],
         ["ps", "--limit", "0"],
+        ["top", "--limit", "1001"],
+        ["top", "--interval", "soon"],
+        ["top", "--container", "a", "--cgroup", "/b"],
         ["ps", "--user", "no-such-user-here"],
         ["node", "--agent", "192.0.2.1:1"],
         ["node", "--agent", "nonsense"],

@@ -42,3 +42,29 @@ def test_sizes(text: str, size: int) -> None:
 def test_what_is_no_size(text: str) -> None:
     with pytest.raises(click.BadParameter, match="is not a size"):
         params.size(text)
+
+
+def test_a_size_is_one_that_a_node_can_have() -> None:
+    with pytest.raises(click.BadParameter, match="more than any node has"):
+        params.size("99999999TiB")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("TERM", "SIGTERM"),
+        ("SIGTERM", "SIGTERM"),
+        ("sigint", "SIGINT"),
+        ("usr1", "SIGUSR1"),
+        ("rtmin+3", "SIGRTMIN+3"),
+        ("SIGRTMIN", "SIGRTMIN"),
+    ],
+)
+def test_signals_in_any_spelling(text: str, name: str) -> None:
+    assert params.signal(text) == name
+
+
+@pytest.mark.parametrize("text", ["", "15", "SIG", "-TERM", "TERM ", "RTMIN+", "RTMIN+100", "TERM;rm", "T\u0130"])
+def test_what_is_no_signal(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="is not the name of a signal"):
+        params.signal(text)

@@ -113,10 +113,34 @@ def test_every_kind_is_asked_for_once(fake: FakeAgent, cli: Cli, command: str) -
     assert all(target in asked for target in expected)
 
 
+@pytest.mark.parametrize("command", ["kill", "release"])
+def test_pids_in_a_container_are_asked_for_as_such(fake: FakeAgent, cli: Cli, command: str) -> None:
+    cli(command, "7:9", "8", "--in-container", ID, "--container", ID)
+    asked = [seen.request.target for seen in fake.seen]
+    assert len(asked) == 3
+    for target in (
+        target_pb2.Target(process=target_pb2.ProcessTarget(pid=7, pidfd_inode=9, container_id=ID)),
+        target_pb2.Target(process=target_pb2.ProcessTarget(pid=8, container_id=ID)),
+        target_pb2.Target(container=target_pb2.ContainerTarget(id=ID)),
+    ):
+        assert target in asked
+
+
+def test_a_pid_in_a_container_is_not_taken_for_the_nodes_in_what_is_said_of_it(fake: FakeAgent, cli: Cli) -> None:
+    fake.script("KillAndRelease", Fail(grpc.StatusCode.NOT_FOUND, "none", _status.ErrorDetails("PROCESS_NOT_FOUND", {"remedy": "look"})))
+    done = cli("kill", "7", "--in-container", ID)
+    assert done.code == 5
+    assert done.lines[1].split() == ["-", "7", "in", "container", ID[:12], "PROCESS_NOT_FOUND", "-", "-", "-"]
+    assert done.lines[-1] == f"7 in container {ID[:12]}: none (look)"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["kill"],
+        ["kill", "7", "--in-container", ""],
+        ["kill", "--in-container", ID],
+        ["kill", "--in-container", ID, "--container", ID],
         ["release", "--timeout", "1s"],
         ["kill", "7", "--pod-container", "a"],
         ["kill", "--pod", "a", "--pod", "b", "--pod-container", "c"],

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from mrelease import NodeRef, Outcome, Process, ProcessResult, Proof, ReleaseResult, Step, Verdict
+from mrelease import NodeRef, Outcome, ReleaseResult, Verdict
 from mrelease.demo import picture, report, run, views
 from mrelease.demo.duel import Duel, Machine
 from mrelease.demo.observe import Track
+from support.sdk_samples import process_result, release_result
 
 GIB = 1 << 30
 MACHINE = Machine(kernel="6.1.0", architecture="x86_64", cpus=2, memory_bytes=8 * GIB, python="3.11.7")
@@ -31,30 +32,16 @@ SLOW = track((1.0, GIB, False), (2.0, 0, True))
 
 
 def result(verdict: Verdict = Verdict.RELEASED) -> ReleaseResult:
-    process = ProcessResult(
-        process=Process(12),
+    process = process_result(
+        12,
         command="python3",
         outcome=Outcome(int(verdict)),
-        step=Step.RELEASE,
-        errno_name="",
-        errno_number=0,
         memory_before=None,
         memory_after=None,
-        released_bytes=GIB,
-        proof=Proof.RELEASE,
-        unreleased=(),
-        kill_time=None,
         release_duration=timedelta(milliseconds=98),
         exit_duration=None,
-        release_attempts=1,
-        cause="",
-        remedy="",
-        state="",
-        wchan="",
-        sharing_pids=(),
-        cgroup=None,
     )
-    return ReleaseResult(verdict, GIB, (process,), NodeRef("n", "b"), None, None, (), ())
+    return release_result(process, verdict=verdict, node=NodeRef("n", "b"))
 
 
 def duel(killed: Track, released: Track, *, available: bool = True, answer: ReleaseResult | None = None, failure: str = "") -> Duel:

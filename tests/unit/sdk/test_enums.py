@@ -7,11 +7,12 @@ import pytest
 from google.protobuf.descriptor import EnumDescriptor
 
 import mrelease
-from mrelease.v1 import node_service_pb2, outcome_pb2
+from mrelease.v1 import memory_pb2, node_service_pb2, outcome_pb2
 
 ENUMS = [
     *(outcome_pb2.DESCRIPTOR.enum_types_by_name.values()),
     *(node_service_pb2.DESCRIPTOR.enum_types_by_name.values()),
+    *(memory_pb2.DESCRIPTOR.enum_types_by_name.values()),
 ]
 
 

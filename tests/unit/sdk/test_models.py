@@ -8,9 +8,9 @@ import pytest
 from google.protobuf.message import Message
 
 import mrelease
-from mrelease import _codec
+from mrelease import _calls
 from mrelease.v1 import memory_pb2, node_service_pb2, release_service_pb2, result_pb2, target_pb2
-from support.sdk_samples import GIB, full_message, process_info, process_result, release_result
+from support.sdk_samples import GIB, full_message, kill_call, process_info, process_result, release_call, release_result
 
 MIRRORED = [
     (result_pb2.ReleaseResult, mrelease.ReleaseResult),
@@ -25,6 +25,11 @@ MIRRORED = [
     (node_service_pb2.Node, mrelease.Node),
     (node_service_pb2.Capability, mrelease.Capability),
     (node_service_pb2.ProcessInfo, mrelease.ProcessInfo),
+    (node_service_pb2.WatchMemoryResponse, mrelease.MemorySample),
+    (node_service_pb2.WatchedCgroup, mrelease.WatchedCgroup),
+    (node_service_pb2.PressureTrigger, mrelease.PressureTrigger),
+    (memory_pb2.MemoryPressure, mrelease.MemoryPressure),
+    (memory_pb2.PressureStall, mrelease.PressureStall),
 ]
 
 
@@ -35,10 +40,7 @@ def test_models_have_the_fields_of_their_messages(message: type[Message], model:
 
 def test_no_field_of_an_answer_is_lost() -> None:
     message = full_message(release_service_pb2.KillAndReleaseResponse)
-    call = _codec.kill_and_release(
-        mrelease.Process(1), node=None, wait=mrelease.Wait.RELEASED, timeout=1, reap_delay=None, reason="", validate_only=False
-    )
-    result = call.decode(message)
+    result = kill_call().decode(message)
     (process,) = result.processes
     assert result.verdict is mrelease.Verdict(message.result.verdict)
     assert process.memory_before is not None
@@ -49,6 +51,13 @@ def test_no_field_of_an_answer_is_lost() -> None:
     (group,), (charged,) = message.result.cgroups, message.result.unreleased
     assert result.cgroups == (mrelease.CgroupMemory(group.path, group.before_bytes, group.after_bytes),)
     assert result.unreleased == (mrelease.Unreleased(mrelease.UnreleasedCause(charged.cause), charged.size_bytes),)
+    assert process.held_cause is mrelease.HeldCause(message.result.processes[0].held_cause)
+    assert process.boost is mrelease.Boost(message.result.processes[0].boost)
+    assert (process.tracer_pid, process.reader_pids) == (
+        message.result.processes[0].tracer_pid,
+        tuple(message.result.processes[0].reader_pids),
+    )
+    assert (result.request_id, result.replayed) == (message.result.request_id, True)
     # Numbers of the sample differ field by field, so that a swap of two fields shows.
     numbers = [v for v in dataclasses.asdict(process.memory_before).values() if isinstance(v, int)]
     assert len(set(numbers)) == len(numbers)
@@ -57,8 +66,7 @@ def test_no_field_of_an_answer_is_lost() -> None:
 def test_what_is_absent_is_none() -> None:
     message = release_service_pb2.ReleaseResponse()
     message.result.processes.add()
-    call = _codec.release(mrelease.Process(1), node=None, wait=mrelease.Wait.RELEASED, timeout=1, reason="", validate_only=False)
-    (process,) = call.decode(message).processes
+    (process,) = release_call().decode(message).processes
     assert process.process == mrelease.Process(0, None, None)
     absent = (
         process.memory_before,
@@ -72,7 +80,7 @@ def test_what_is_absent_is_none() -> None:
 
 
 def test_a_request_says_what_was_asked() -> None:
-    call = _codec.kill_and_release(
+    call = kill_call(
         mrelease.Process(4711, pidfd_inode=99, start_time_ticks=7),
         node=mrelease.NodeRef("n7", "boot"),
         wait=mrelease.Wait.EXITED,
@@ -94,6 +102,7 @@ def test_a_request_says_what_was_asked() -> None:
     ("target", "message"),
     [
         (mrelease.Process(7, 9), target_pb2.Target(process=target_pb2.ProcessTarget(pid=7, pidfd_inode=9))),
+        (mrelease.Process(1, container_id="ab"), target_pb2.Target(process=target_pb2.ProcessTarget(pid=1, container_id="ab"))),
         (mrelease.Container("ab"), target_pb2.Target(container=target_pb2.ContainerTarget(id="ab"))),
         (mrelease.Pod("u", ("a", "b")), target_pb2.Target(pod=target_pb2.PodTarget(uid="u", containers=["a", "b"]))),
         (mrelease.Cgroup("/a"), target_pb2.Target(cgroup=target_pb2.CgroupTarget(path="/a"))),
@@ -105,11 +114,11 @@ def test_a_request_says_what_was_asked() -> None:
     ids=str,
 )
 def test_every_kind_of_target_is_asked_for_as_what_it_is(target: mrelease.Target, message: target_pb2.Target) -> None:
-    call = _codec.release(target, node=None, wait=mrelease.Wait.RELEASED, timeout=1, reason="", validate_only=False)
+    call = release_call(target)
     assert isinstance(call.request, release_service_pb2.ReleaseRequest)
     assert call.request.target == message
     if not isinstance(target, mrelease.Process):
-        request = next(_codec.list_processes(None, None, target, 1)).request
+        request = next(_calls.list_processes(None, None, target, 1)).request
         assert isinstance(request, node_service_pb2.ListProcessesRequest)
         assert request.within == message
 
@@ -120,7 +129,7 @@ def test_every_kind_of_target_of_the_contract_has_a_class() -> None:
 
 
 def test_a_list_of_the_whole_node_names_no_group() -> None:
-    assert not next(_codec.list_processes(None, None, None, 1)).request.HasField("within")
+    assert not next(_calls.list_processes(None, None, None, 1)).request.HasField("within")
 
 
 def test_the_containers_of_a_pod_are_no_text() -> None:
@@ -193,6 +202,18 @@ def test_a_result_of_several_has_a_total_and_says_what_to_do_about_what_is_held(
     assert "Restart the FUSE server." in str(caught.value)
 
 
+def test_who_else_has_to_do_with_held_memory_is_named() -> None:
+    held = process_result(
+        outcome=mrelease.Outcome.HELD,
+        cause="It is pinned.",
+        state="D",
+        sharing_pids=(5, 6),
+        tracer_pid=7,
+        reader_pids=tuple(range(10, 20)),
+    )
+    assert "  state D, shared with 5, 6, traced by 7, read by 10, 11, 12, 13, 14 and 5 more" in str(release_result(held)).splitlines()
+
+
 def test_a_group_that_is_back_is_all_back_and_says_what_stays_charged() -> None:
     # Two processes that share what they had before fork(2): 2 GiB counted, 1.5 GiB there.
     stays = mrelease.Unreleased(mrelease.UnreleasedCause.SHMEM, 64 << 20)
@@ -242,3 +263,9 @@ def test_a_listed_process_carries_its_identity() -> None:
     info = process_info(process=mrelease.Process(5, 77, 3))
     assert info.target == mrelease.Process(5, 77, 3)
     assert str(info.target) == "5:77"
+
+
+def test_a_pid_in_a_container_says_so() -> None:
+    container_id = "0123456789abcdef" * 4
+    assert str(mrelease.Process(17, container_id=container_id)) == "17 in container 0123456789ab"
+    assert mrelease.Process(17, container_id=container_id) != mrelease.Process(17)

@@ -3,59 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import timedelta
+import shlex
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from mrelease import AsyncClient, MreleaseError, NodeRef, ReleaseResult, Target, Wait
-from mrelease.cli import answers, exit_codes, formats, output, params
-from mrelease.cli.answers import Answer
+from mrelease import Target, Wait
+from mrelease.cli import answers, exit_codes, formats, output
+from mrelease.cli.asking import Asking, Request
+from mrelease.cli.bars import Bars, can_draw
 from mrelease.cli.exit_codes import ExitCode
+from mrelease.cli.request_options import kill_arguments, kill_options, request_arguments, request_options
 from mrelease.cli.settings import Settings, common_options, pass_settings
 from mrelease.cli.targets import target_options, targets
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
-# Requests under way at once: an agent has more threads than that, and a terminal fewer lines.
-_CONCURRENCY = 64
-# Rows that a terminal is given: a container may have thousands of processes.
-_ROWS = 50
+# Operations that an interruption names.
+_NAMED = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of each target."""
-
-    kill: bool
-    wait: Wait
-    timeout: timedelta
-    reason: str
-    dry_run: bool
-    node: NodeRef | None
-    reap_delay: timedelta | None = None
-
-    async def make(self, client: AsyncClient, target: Target) -> ReleaseResult:
-        """Ask it of one target."""
-        if self.kill:
-            return await client.kill_and_release(
-                target,
-                node=self.node,
-                wait=self.wait,
-                timeout=self.timeout,
-                reap_delay=self.reap_delay,
-                reason=self.reason,
-                validate_only=self.dry_run,
-            )
-        return await client.release(
-            target, node=self.node, wait=self.wait, timeout=self.timeout, reason=self.reason, validate_only=self.dry_run
-        )
-
-
-def _request_options(command: CommandT) -> CommandT:
+def _unary_options(command: CommandT) -> CommandT:
     options = (
         target_options,
         click.option(
@@ -65,11 +34,12 @@ def _request_options(command: CommandT) -> CommandT:
             show_default=True,
             help="Wait until the memory is back, or also until the exit.",
         ),
-        click.option("--timeout", type=params.duration, default="10s", show_default=True, help="How long to wait: 500ms, 10s, 1m."),
-        click.option("--reason", default="", metavar="TEXT", help="Why, for the agent's log."),
-        click.option("--node", metavar="NAME", help="Do nothing unless this node answers."),
-        click.option("--boot-id", metavar="ID", help="Do nothing unless the node runs in this boot."),
-        click.option("--dry-run", is_flag=True, help="Make every check and signal nothing."),
+        click.option(
+            "--request-id",
+            metavar="ID",
+            help="A name for the operation, for `mrelease watch`: the same command with it joins the operation or repeats its result.",
+        ),
+        request_options,
         common_options,
     )
     for option in reversed(options):
@@ -78,60 +48,68 @@ def _request_options(command: CommandT) -> CommandT:
 
 
 @click.command()
-@_request_options
-@click.option("--reap-delay", type=params.duration, help="How long the victim may exit by itself before its memory is taken, 0s to 1s.")
+@_unary_options
+@kill_options
 @pass_settings
-def kill(settings: Settings, /, reap_delay: timedelta | None, **options: Any) -> ExitCode:
+def kill(settings: Settings, /, **options: Any) -> ExitCode:
     """Kill processes, containers, pods or cgroups and make their memory come back now.
 
-    PID:INODE, as `mrelease ps` prints it, is one process for ever; a PID alone is whatever runs under that number now.
+    PID:INODE, as `mrelease ps` prints it, is one process for ever; a PID alone is whatever runs under that number now. With --grace a
+    signal comes first, and SIGKILL only to what has not ended by itself. On a terminal a bar shows the memory that is still held.
     """
-    return _run(settings, targets(options), _request(options, kill=True, reap_delay=reap_delay))
+    return _run(settings, options, Request(kill=True, arguments=kill_arguments(options), request_id=options["request_id"] or ""))
 
 
 @click.command()
-@_request_options
+@_unary_options
 @pass_settings
 def release(settings: Settings, /, **options: Any) -> ExitCode:
     """Release the memory of processes, containers, pods or cgroups that someone else has killed.
 
     Signals nothing: what is alive is left alone.
     """
-    return _run(settings, targets(options), _request(options, kill=False))
+    return _run(settings, options, Request(kill=False, arguments=request_arguments(options), request_id=options["request_id"] or ""))
 
 
-def _request(options: dict[str, Any], *, kill: bool, reap_delay: timedelta | None = None) -> Request:
-    named = options["node"] or options["boot_id"]
-    return Request(
-        kill=kill,
-        wait=Wait[options["wait"].upper()],
-        timeout=options["timeout"],
-        reason=options["reason"],
-        dry_run=options["dry_run"],
-        node=NodeRef(options["node"] or "", options["boot_id"] or "") if named else None,
-        reap_delay=reap_delay,
-    )
-
-
-def _run(settings: Settings, asked: list[Target], request: Request) -> ExitCode:
+def _run(settings: Settings, options: dict[str, Any], request: Request) -> ExitCode:
+    asked = targets(options)
+    if options["request_id"] is not None:
+        _check_request_id(options["request_id"], asked)
+    request.arguments["wait"] = Wait[options["wait"].upper()]
+    asking = Asking(asked, request, Bars(len(asked)) if can_draw() else None)
     with settings.address() as address:
-        given = asyncio.run(_ask(address, asked, request))
+        try:
+            asyncio.run(asking.run(address))
+        except KeyboardInterrupt:
+            if asking.answers:
+                _print(settings, asking)
+            output.err(*_interrupted(settings, asking.open_ids))
+            return ExitCode.INTERRUPTED
+    _print(settings, asking)
+    return exit_codes.worst(answer.code for answer in asking.given)
+
+
+def _check_request_id(request_id: str, asked: Sequence[Target]) -> None:
+    # As of a variable that is not set: without an id nothing would be joined or repeated.
+    if not request_id:
+        raise click.UsageError("--request-id is empty: give an id, best a UUID")
+    if len(asked) > 1:
+        raise click.UsageError("--request-id names one operation: give one target")
+
+
+def _print(settings: Settings, asking: Asking) -> None:
     if settings.output == "table":
-        output.out(*answers.table(given, limit=_ROWS if sys.stdout.isatty() else None))
+        output.out(*answers.table(asking.given, limit=answers.row_limit()))
     else:
-        output.out(formats.dump({"results": [answers.to_data(answer) for answer in given]}, settings.output))
-    return exit_codes.worst(answer.code for answer in given)
+        output.out(formats.dump({"results": [answers.to_data(answer) for answer in asking.given]}, settings.output))
 
 
-async def _ask(address: str | None, asked: list[Target], request: Request) -> list[Answer]:
-    slots = asyncio.Semaphore(_CONCURRENCY)
-    async with AsyncClient(address) as client:
-
-        async def ask(target: Target) -> Answer:
-            async with slots:
-                try:
-                    return Answer(target, await request.make(client, target))
-                except MreleaseError as error:
-                    return Answer(target, error)
-
-        return list(await asyncio.gather(*map(ask, asked)))
+def _interrupted(settings: Settings, ids: Sequence[str]) -> list[str]:
+    lines = [output.INTERRUPTED]
+    if ids and not settings.local:
+        agent = f"--agent {shlex.quote(settings.agent)} " if settings.agent else ""
+        lines.append("look at it, and get its result:")
+        lines += [f"  mrelease watch {agent}{shlex.quote(request_id)}" for request_id in ids[:_NAMED]]
+        if len(ids) > _NAMED:
+            lines.append(f"  and {len(ids) - _NAMED} more")
+    return lines

@@ -27,6 +27,7 @@ CLONE_VM, CLONE_VFORK, CLONE_PARENT_SETTID, SIGCHLD = 0x100, 0x4000, 0x100000, 1
 MAP_HUGETLB = 0x40000
 PR_SET_DUMPABLE = 4
 MCL_CURRENT, MCL_FUTURE = 1, 2
+MADV_PAGEOUT = 21
 PAGE = mmap.PAGESIZE
 BLOCK = b"\x5a" * (1 << 20)
 
@@ -171,6 +172,27 @@ def read(path: str, thread: bool) -> None:
         os.read(fd, PAGE)
 
 
+def write(path: str, thread: bool) -> None:
+    """Writes to a file on a file system that is frozen: even the opening waits."""
+
+    def wait() -> None:
+        with open(path, "wb", buffering=0) as file:
+            file.write(b"x")
+
+    if thread:
+        _thread.start_new_thread(wait, ())
+    else:
+        wait()
+
+
+def page_out() -> None:
+    """Gives its memory to swap."""
+    for area in keep:
+        if isinstance(area, mmap.mmap):
+            area.madvise(MADV_PAGEOUT)
+    say()
+
+
 def open_file(path: str) -> None:
     """Keeps a file open: it is flushed when the process ends."""
     os.open(path, os.O_RDONLY)
@@ -191,8 +213,11 @@ def aio(path: str) -> None:
     say()
 
 
-def pin(pid: int, address: int) -> None:
-    """Pins another process's address space: process_vm_readv(2) into a page that userfaultfd(2) never provides."""
+def pin(pid: int, address: int, through_proc: bool) -> None:
+    """Pins another process's address space: process_vm_readv(2), or a read of its /proc file, into a page that never comes.
+
+    That page of its own is userfaultfd(2)'s to provide.
+    """
     fd = syscall(SYS_USERFAULTFD, ctypes.c_long(os.O_CLOEXEC))
     api = (ctypes.c_uint64 * 3)(0xAA, 0, 0)
     target = mmap.mmap(-1, PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
@@ -202,9 +227,14 @@ def pin(pid: int, address: int) -> None:
         check(libc.ioctl(fd, ctypes.c_ulong(request), argument), "userfaultfd")
     local, remote = (ctypes.c_uint64 * 2)(address_of(target), PAGE), (ctypes.c_uint64 * 2)(address, PAGE)
     keep.extend((local, remote))
+    memory = os.open(f"/proc/{pid}/mem", os.O_RDONLY) if through_proc else -1
 
     def copy() -> None:
-        syscall(SYS_PROCESS_VM_READV, ctypes.c_long(pid), local, ctypes.c_long(1), remote, ctypes.c_long(1), ctypes.c_long(0))
+        if through_proc:
+            # Not os.preadv(), which would touch the page itself.
+            libc.pread(memory, ctypes.c_void_p(address_of(target)), ctypes.c_size_t(PAGE), ctypes.c_long(address))
+        else:
+            syscall(SYS_PROCESS_VM_READV, ctypes.c_long(pid), local, ctypes.c_long(1), remote, ctypes.c_long(1), ctypes.c_long(0))
 
     _thread.start_new_thread(copy, ())
     os.read(fd, 32)  # the fault: from here on the copy sleeps with the address space pinned
@@ -244,7 +274,7 @@ def leave() -> None:
 
 
 ORDERS: dict[str, Callable[..., None]] = {
-    order.__name__: order for order in (leave_leader, share, read, open_file, aio, pin, lock_mmap, abort, spin, leave)
+    order.__name__: order for order in (leave_leader, share, read, write, page_out, open_file, aio, pin, lock_mmap, abort, spin, leave)
 }
 
 

@@ -1,0 +1,180 @@
+"""The journal of lifted weights: what was written where, before it is written, so that the next agent can restore it after a crash.
+
+One JSON object a line, appended by one write(2) each; what has been written survives the agent's death, and what does not survive the
+node's is of no use after it. Each line carries the boot id. The agent that writes it holds flock(2) on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import msgspec
+from msgspec import Meta
+
+from mrelease_agent.linux.node import boot_id
+
+NAME: Final = "boost.journal"
+#: Control files that are lifted: nothing else is ever written because a journal says so.
+File = Literal["cpu.shares", "cpu.weight", "cpu.idle", "cpu.cfs_quota_us", "cpu.max"]
+Value = Annotated[str, Meta(pattern="^(-?[0-9]{1,20}|max)( [0-9]{1,20})?$")]
+#: Bytes after which what is settled is dropped, and up to which a journal is read.
+_COMPACT_AT: Final = 1 << 20
+_READ_MOST: Final = 64 << 20
+
+
+class JournalError(Exception):
+    """The journal cannot be kept; str() says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One lifted control file: its cgroup by hierarchy version, canonical path and inode number, the value before and the one written."""
+
+    version: int
+    path: str
+    inode: int
+    file: File
+    was: Value
+    now: Value
+
+
+class _Record(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """One line: ``lift`` is about to be written under this number; without it, that number is settled."""
+
+    boot: str
+    number: int
+    lift: Entry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What an earlier agent left: entries not restored, how many lines could not be read, and whether all was of another boot."""
+
+    entries: tuple[Entry, ...]
+    corrupt: int
+    other_boot: bool
+
+
+class Journal:
+    """The journal in ``directory``, which must exist and belong to the agent. Raises JournalError."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / NAME
+        self._fd = self._locked(self._path, 0)
+        self._open: dict[int, Entry] = {}
+        self._next = 1
+        #: What an earlier agent left.
+        self.found = self._load()
+
+    def begin(self, entry: Entry) -> int:
+        """Write an entry down before its value is written; its number. Raises JournalError: then nothing may be written."""
+        number, self._next = self._next, self._next + 1
+        _append(self._fd, [_line(number, entry)])
+        self._open[number] = entry
+        return number
+
+    def end(self, number: int) -> None:
+        """Say that an entry is settled. Where that cannot be written, the next agent finds it restored."""
+        del self._open[number]
+        with contextlib.suppress(JournalError, OSError):
+            if not self._open:
+                os.ftruncate(self._fd, 0)
+                return
+            _append(self._fd, [_line(number)])
+            if os.fstat(self._fd).st_size > _COMPACT_AT:
+                self._rewrite()
+
+    def close(self) -> None:
+        """Close it; harmless when repeated. Entries that are not settled stay for the next agent."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def settle_found(self, kept: Sequence[Entry]) -> None:
+        """What an earlier agent left has been dealt with, but for ``kept``, which the next one finds too. Raises JournalError."""
+        self.found = Found(tuple(kept), 0, other_boot=False)
+        self._open.update((self._next + number, entry) for number, entry in enumerate(kept))
+        self._next += len(kept)
+        self._rewrite()
+
+    def _rewrite(self) -> None:
+        """Put a file with the open entries alone in its place. Raises JournalError."""
+        fresh = self._path.with_suffix(".new")
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        fd = self._locked(fresh, os.O_EXCL)
+        try:
+            _append(fd, [_line(number, entry) for number, entry in self._open.items()])
+            fresh.rename(self._path)
+        except BaseException as error:
+            os.close(fd)
+            if isinstance(error, OSError):
+                raise JournalError(f"{self._path} cannot be written: {error.strerror}") from None
+            raise
+        os.close(self._fd)
+        self._fd = fd
+
+    @staticmethod
+    def _locked(path: Path, flags: int) -> int:
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | flags, 0o600)
+        except OSError as error:
+            raise JournalError(f"{path} cannot be opened: {error.strerror}") from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(fd)
+            raise JournalError(f"{path} is in use by another agent") from None
+        return fd
+
+    def _load(self) -> Found:
+        text = os.pread(self._fd, _READ_MOST, 0)
+        entries: dict[int, Entry] = {}
+        corrupt = other = 0
+        for line in text.splitlines():
+            record = _record(line)
+            if record is None:
+                corrupt += 1
+            elif record.boot != boot_id():
+                other += 1
+            elif record.lift is None:
+                entries.pop(record.number, None)
+            else:
+                entries[record.number] = record.lift
+        if text and not text.endswith(b"\n"):
+            with contextlib.suppress(OSError):
+                os.write(self._fd, b"\n")  # what is appended next begins a line
+        self._next = max(entries, default=0) + 1
+        return Found(tuple(entries.values()), corrupt, other_boot=bool(other) and not entries)
+
+
+def _append(fd: int, lines: Sequence[bytes]) -> None:
+    """Append all lines or none. Raises JournalError."""
+    text = b"".join(lines)
+    size = os.fstat(fd).st_size
+    try:
+        written = os.write(fd, text)
+    except OSError as error:
+        raise JournalError(f"the journal cannot be written: {error.strerror}") from None
+    if written != len(text):
+        os.ftruncate(fd, size)
+        raise JournalError(f"the journal cannot be written: {os.strerror(errno.ENOSPC)}")
+
+
+def _line(number: int, entry: Entry | None = None) -> bytes:
+    return msgspec.json.encode(_Record(boot_id(), number, entry)) + b"\n"
+
+
+def _record(line: bytes) -> _Record | None:
+    """One line; None where it is none of ours."""
+    try:
+        return msgspec.json.decode(line, type=_Record)
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not UTF-8
+        return None

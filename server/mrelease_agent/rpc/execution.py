@@ -1,0 +1,232 @@
+"""From a checked request to a finished operation on its target: one process, or all of a container, pod or cgroup."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+
+from mrelease.v1 import target_pb2
+from mrelease_agent.linux.capabilities import Capabilities, Feature
+from mrelease_agent.linux.cgroup_tree import WalkLimitError
+from mrelease_agent.linux.process import ProcessRef
+from mrelease_agent.reaping.aid import Aids
+from mrelease_agent.reaping.operation import LimitError, Measured, NotDyingError, Operation
+from mrelease_agent.reaping.outcome import Outcome, Proof, Step, verdict
+from mrelease_agent.reaping.progress import Progress
+from mrelease_agent.reaping.proving import CHARGE_SLACK
+from mrelease_agent.reaping.report import Charge, Done, Plan, Report
+from mrelease_agent.reaping.set_operation import SetOperation
+from mrelease_agent.reaping.tools import Tools
+from mrelease_agent.rpc.errors import RpcError, limit
+from mrelease_agent.rpc.group_target import GroupMembers, empty, find, told
+from mrelease_agent.rpc.process_target import admitted, not_dying, not_found, not_permitted
+from mrelease_agent.targets.group import Group
+from mrelease_agent.telemetry.logs import event
+from mrelease_agent.telemetry.metrics import Metrics
+
+_log = logging.getLogger("mrelease")
+#: Of so many processes of a target, the biggest, it is found out in full what holds their memory: it can take 50 ms for each.
+_THOROUGH = 32
+#: Seconds for which the charge of a group may take to fall after all its processes have given their memory back.
+_SETTLE = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be done with a target; ``field`` is its path in the request, for errors, ``method`` the RPC, for metrics and log."""
+
+    target: target_pb2.Target
+    plan: Plan
+    reason: str = ""
+    validate_only: bool = False
+    field: str = "target"
+    method: str = "KillAndRelease"
+
+
+@contextlib.contextmanager
+def limits() -> Generator[None, None, None]:
+    """Before anything is signalled, a failing system call is a limit of the agent's process."""
+    try:
+        yield
+    except OSError as error:
+        raise limit(error) from None
+
+
+class Execution:
+    """Carries orders out, counts and logs what became of them."""
+
+    def __init__(self, capabilities: Capabilities, tools: Tools, aids: Aids, metrics: Metrics) -> None:
+        self._capabilities = capabilities
+        self._tools = tools
+        self._aids = aids
+        self._metrics = metrics
+
+    @property
+    def inode_known(self) -> bool:
+        """Whether pidfd inode numbers identify processes here."""
+        return self._capabilities.has(Feature.PIDFD_INODE)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether every reaper thread is stuck."""
+        return self._tools.reapers.exhausted
+
+    async def run(self, order: Order, progress: Progress | None = None) -> Done:
+        """Carry ``order`` out. Raises RpcError: then nothing was signalled."""
+        if order.target.HasField("process"):
+            return await self._one(order, progress or Progress())
+        return await self._many(order, progress or Progress())
+
+    async def _one(self, order: Order, progress: Progress) -> Done:
+        start = time.monotonic()
+        with limits():
+            process = order.target.process
+            ref = await admitted(process, kill=order.plan.kill, inode_known=self.inode_known, field=order.field)
+        begun = time.monotonic()
+        self._metrics.step("resolve", begun - start)
+        if order.validate_only:
+            return self._validated([ref], order.reason)
+        pid = ref.pid
+        try:
+            operation = progress.track(Operation(ref, order.plan, self._tools, self._aids.make(order.plan.boost)))
+            report = await operation.run()
+        except NotDyingError:
+            raise not_dying(f"process {pid}", pid=pid) from None
+        except LimitError as error:
+            raise limit(error.cause) from None
+        except ProcessLookupError:
+            raise not_found(pid) from None
+        except PermissionError:
+            raise not_permitted(pid) from None
+        return self._done(Done([report]), order, begun)
+
+    async def _many(self, order: Order, progress: Progress) -> Done:
+        start = time.monotonic()
+        with contextlib.ExitStack() as stack:
+            with limits(), told(order.field):
+                opened = await asyncio.to_thread(find, order.target)
+                for group in opened:
+                    stack.enter_context(group)
+                members = GroupMembers(opened, containers=not order.target.HasField("cgroup"))
+                first = await members.fresh()
+            if not first:
+                raise empty(order.field)
+            self._metrics.step("resolve", time.monotonic() - start)
+            if order.validate_only:
+                return self._validated([member.ref for member in first], order.reason)
+            before = [group.memory_usage() for group in opened]
+            begun = time.monotonic()
+            aid = self._aids.make(order.plan.boost)
+
+            def make(ref: ProcessRef, plan: Plan, measured: Measured) -> Operation:
+                thorough = progress.tracked < _THOROUGH
+                return progress.track(Operation(ref, plan, self._tools, aid, measured, thorough=thorough))
+
+            try:
+                reports = await SetOperation(members, order.plan, make, aid).run(first)
+            except NotDyingError:
+                raise not_dying("the target", field=order.field) from None
+            except LimitError as error:
+                raise limit(error.cause) from None
+            charges = [
+                Charge(group.path, held, group.memory_usage(), group.shmem())
+                for group, held in zip(opened, before, strict=True)
+                if held is not None
+            ]
+            return self._done(Done(reports, charges, await _pinned(opened, reports)), order, begun)
+
+    def _done(self, done: Done, order: Order, start: float) -> Done:
+        """Count and log a finished operation, whoever still waits for it."""
+        method, reason = order.method, order.reason or None
+        self._metrics.step("total", time.monotonic() - start)
+        for report in done.reports:
+            self._metrics.outcome(method, report.outcome.name, report.released)
+        if len(done.reports) == 1 and not done.charges:
+            _log_process(method, done.reports[0], reason)
+        else:
+            event(
+                _log,
+                logging.INFO,
+                "operation",
+                method=method,
+                cgroups=" ".join(charge.path for charge in done.charges),
+                processes=len(done.reports),
+                verdict=verdict(report.outcome for report in done.reports).name,
+                released_bytes=done.released,
+                reason=reason,
+            )
+        return done
+
+    def _validated(self, refs: list[ProcessRef], reason: str) -> Done:
+        reports: list[Report] = []
+        for ref in refs:
+            with ref:
+                report = Report(ref.identity, Outcome.VALIDATED, Step.GUARD)
+                report.before = report.after = ref.memory()
+                reports.append(report)
+        event(_log, logging.INFO, "validated", pid=refs[0].pid, command=refs[0].stat.comm, processes=len(refs), reason=reason or None)
+        return Done(reports)
+
+
+async def _pinned(groups: list[Group], reports: list[Report]) -> int:
+    """Anonymous memory that stays charged to groups although all who were in them have proven theirs back, in bytes.
+
+    Of one process among many the charge is no proof, but of all of them together it is. It lags a little: it is given a moment to fall.
+    """
+    if not all(report.proof is not Proof.NONE for report in reports):
+        return 0
+    held = sum(report.before.reclaimable for report in reports if report.before is not None)
+    tolerance = max(CHARGE_SLACK * len(groups), held // 100)
+    pause, until = 0.001, time.monotonic() + _SETTLE
+    while True:
+        try:
+            if any(group.members() for group in groups):
+                return 0  # they came after, or are still exiting: the charge may be theirs
+        except (OSError, WalkLimitError):
+            return 0
+        left = sum(group.anon() for group in groups)
+        if left <= tolerance or time.monotonic() > until:
+            return left if left > tolerance else 0
+        await asyncio.sleep(pause)
+        pause *= 2
+
+
+def not_exhausted(execution: Execution) -> None:
+    """Raise RpcError (RESOURCE_EXHAUSTED) where every reaper thread is stuck."""
+    from mrelease.v1 import error_reason_pb2
+
+    if execution.exhausted:
+        raise RpcError(
+            error_reason_pb2.ERROR_REASON_REAPERS_EXHAUSTED,
+            "every reaper thread is stuck in the kernel; nothing was signalled",
+            "try again later; `reaper_threads` in the agent's metrics tells, a process that holds mmap_lock in state D is the cause",
+        )
+
+
+def _log_process(method: str, report: Report, reason: str | None) -> None:
+    event(
+        _log,
+        logging.INFO,
+        "operation",
+        method=method,
+        pid=report.process.pid,
+        command=report.process.command,
+        outcome=report.outcome.name,
+        errno=errno.errorcode.get(report.errno) if report.errno else None,
+        released_bytes=report.released,
+        proof=report.proof.name,
+        boost=report.boost.name if report.boost else None,
+        held_cause=report.held_cause.name if report.held_cause else None,
+        release_ms=_ms(report.release_duration),
+        exit_ms=_ms(report.exit_duration),
+        reason=reason,
+    )
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 3)

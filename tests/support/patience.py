@@ -1,0 +1,7 @@
+"""How much longer than usual tests wait before they give up: for machines that are slow all over, such as those of `make test-vm`."""
+
+from __future__ import annotations
+
+import os
+
+FACTOR = float(os.environ.get("MRELEASE_TEST_PATIENCE", "1"))
