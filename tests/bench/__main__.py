@@ -1,103 +1,142 @@
-"""``make bench``: measure the contenders side by side and write docs/performance.md, docs/performance.json and docs/img/bench-*.svg."""
+"""``make bench``: measure the contenders side by side, and write docs/performance.md, docs/performance.json and docs/img/bench-*.svg."""
 
 from __future__ import annotations
 
-import argparse
-import json
+import contextlib
 import os
 import sys
-import tempfile
+import time
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from unittest import SkipTest
 
-from bench.cases import cases
-from bench.contenders import Agent, Contender, Floor, KillAlone, compile_floor
+from bench.agents import bench_agent
+from bench.callers import callers
+from bench.cases import CASES
+from bench.contenders import EVERYBODY, Contenders
+from bench.entrants import gather
 from bench.footprint import footprint
+from bench.goals import goals, wrong_verdicts
+from bench.ground import Ground, sweep
 from bench.machine import describe
-from bench.plots import draw
-from bench.report import markdown
-from bench.results import CaseResult, Results, goals
+from bench.options import NAMES, Options, parse
+from bench.programs import compile_programs
+from bench.results import CaseResult, Results, Run, load, save
 from bench.rounds import Case, play
 from bench.rpc_cost import rpc_cost
-from mrelease import Client
+from bench.scratch import scratch, sweep_scratch
+from bench.stages import Bench
+from bench.stuck import stuck
+from mrelease.demo.budget import affordable
 from mrelease.demo.interrupts import Interrupted, interruptible
-from mrelease.demo.private_agent import PrivateAgent
 
-_DOCS = Path(__file__).parents[2] / "docs"
-_EXTRA = ("rpc", "footprint")
+#: Victims of less are not moved by the agent before the kill: it is not worth it.
+_QUICK_BYTES, _QUICK_SECONDS = 96 << 20, 2.0
 
 
 def main() -> int:
-    """Run what the arguments ask for. Returns 0, or 128 + n when signal n ended it; goals that are not met are printed, no more."""
-    options = _arguments()
+    """Run what the arguments ask for. Returns 0; 1 for a wrong verdict; 128 + n when signal n ended it. A goal not met is printed."""
+    options = parse()
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, -10)  # the agent's: who measures and who calls must not be starved
     try:
         with interruptible():
             results = _run(options)
     except Interrupted as interrupted:
         _say(f"{interrupted}: stopped and cleaned up")
         return 128 + interrupted.number
-    options.out.mkdir(parents=True, exist_ok=True)
-    pictures = draw(results, options.out / "img")
-    (options.out / "performance.md").write_text(markdown(results, pictures), encoding="utf-8")
-    (options.out / "performance.json").write_text(json.dumps(results.data(), indent=1) + "\n", encoding="utf-8")
+    except SkipTest as why:
+        _say(str(why))
+        return 1
+    wrong = wrong_verdicts(results.cases)
+    if options.out is not None:
+        results = _write(results, options.out)
     for goal in goals(results):
         print(f"{'met    ' if goal.met else 'NOT MET'}  {goal.what}: {goal.found} (wanted {goal.wanted})")
-    return 0
+    for text in wrong:
+        print(f"WRONG VERDICT  {text}")
+    return int(bool(wrong))
 
 
-def _run(options: argparse.Namespace) -> Results:
-    chosen: list[str] = options.case or [*(case.name for case in cases(quick=True, rounds=1)), *_EXTRA]
-    now = datetime.now(timezone.utc).strftime("%Y-%m-%d")
-    results = Results(command=" ".join(["make bench", *_make_arguments()]), date=now, machine=describe())
-    if "footprint" in chosen:
-        _say("an idle agent")
-        results.footprint = footprint(1 if options.quick else 5, 0.5 if options.quick else 30.0)
+def _run(options: Options) -> Results:
+    chosen = options.only or NAMES
+    for name in (*sweep(), *sweep_scratch()):
+        _say(f"removed what a bench that was killed had left: {name}")
     with ExitStack() as stack:
-        agent = stack.enter_context(PrivateAgent())
-        agent.wait_ready()
-        client = stack.enter_context(Client(agent.address))
-        contenders: list[Contender] = [KillAlone(), Agent(client)]
-        program = compile_floor(Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        if program is not None:
-            contenders.insert(1, Floor(program, os.getpriority(os.PRIO_PROCESS, agent.pid)))
-        else:
-            _say("no C compiler: without the C program")
-        if "rpc" in chosen:
-            _say("the cost of the call")
-            results.rpc = rpc_cost(agent.address, 5 if options.quick else 300)
-        for case in cases(quick=options.quick, rounds=options.rounds):
-            if case.name in chosen:
-                results.cases.append(_measure(case, contenders))
+        folder = stack.enter_context(scratch())
+        ground = Ground()
+        stack.callback(ground.clear)
+        bench = Bench(compile_programs(folder), ground, stack)
+        cases = [_sized(case, options) for case in CASES if case.name in chosen]
+        wanted = {name for case in cases for name in case.by} & set(options.by or EVERYBODY)
+        contenders = gather(bench, wanted, options.earlyoom)
+        for name, why in contenders.missing.items():
+            _say(f"without {name}: {why}")
+        now = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+        run = Run(now, options.command(), describe(*contenders.versions))
+        results = Results()
+        if "footprint" in chosen:
+            _say("footprint: an idle agent")
+            results.footprint = footprint(run, 1 if options.quick else 5, 0.5 if options.quick else 30.0)
+        if "stuck" in chosen:
+            _say("stuck: Health Checks while reaps are stuck")
+            results.stuck = stuck(run, 2 if options.quick else 32, 50 if options.quick else 3000)
+        _small_victims(run, bench, results, chosen, quick=options.quick)
+        results.cases = [_measure(run, bench, case, contenders) for case in cases]
     return results
 
 
-def _measure(case: Case, contenders: list[Contender]) -> CaseResult:
-    result = CaseResult(case)
+def _small_victims(run: Run, bench: Bench, results: Results, chosen: list[str], *, quick: bool) -> None:
+    """What is measured over many small victims, by an agent of its own for each way to it."""
+    if not {"rpc", "callers"} & set(chosen):
+        return
+    with bench_agent() as unix, bench_agent(tcp=True) as tcp:
+        if "rpc" in chosen:
+            _say("rpc: the cost of the call")
+            results.rpc = rpc_cost(run, bench.programs, unix.address, tcp.address, 5 if quick else 1000)
+        if "callers" in chosen:
+            _say("callers: many at once")
+            count, calls, rounds = (4, 2, 1) if quick else (32, 20, 5)
+            results.callers = callers(run, bench.programs, unix.address, count, calls, rounds)
+
+
+def _measure(run: Run, bench: Bench, case: Case, contenders: Contenders) -> CaseResult:
+    missing = {name: why for name, why in contenders.missing.items() if name in case.by}
+    result = CaseResult(case.name, run, case.size_bytes, case.limit, case.rounds, missing=missing)
+    begun = time.monotonic()
     try:
-        for measurement, stage in play(case, contenders, _say):
-            result.measurements.append(measurement)
+        here = [contenders.here[name] for name in case.by if name in contenders.here]
+        for measurement, stage in play(bench, case, here, _say):
+            result.measurements.append(measurement.thinned())
             result.how, result.observed_by = stage.how, stage.gauge.method
-    except SkipTest as why:  # the lab cannot make this victim here
+    except SkipTest as why:  # such a victim cannot be made here
         result.measurements.clear()
         result.skipped = str(why)
         _say(f"{case.name}: {why}")
+    result.took_seconds = round(time.monotonic() - begun, 1)
     return result
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
-    names = [*(case.name for case in cases(quick=True, rounds=1)), *_EXTRA]
-    parser.add_argument("--quick", action="store_true", help="small victims, one round: shows that it works, not how fast")
-    parser.add_argument("--rounds", type=int, help="rounds of each case")
-    parser.add_argument("--case", action="append", choices=names, help="only this case; may be repeated")
-    parser.add_argument("--out", type=Path, default=_DOCS, help="directory of the results (default: docs)")
-    return parser.parse_args()
+def _write(newer: Results, out: Path) -> Results:
+    """Merge into what is in ``out``, and write all of it anew."""
+    from bench.plots import draw
+    from bench.report import markdown
+
+    out.mkdir(parents=True, exist_ok=True)
+    results = load(out / "performance.json")
+    results.merge(newer, NAMES)
+    pictures = draw(results, out / "img")
+    (out / "performance.md").write_text(markdown(results, pictures), encoding="utf-8")
+    save(results, out / "performance.json")
+    return results
 
 
-def _make_arguments() -> list[str]:
-    return [f'ARGS="{" ".join(sys.argv[1:])}"'] if sys.argv[1:] else []
+def _sized(case: Case, options: Options) -> Case:
+    if options.quick:
+        case = case.small(_QUICK_BYTES, _QUICK_SECONDS, 1)
+    size = options.size << 20 if options.size else affordable(case.size_bytes, 1)
+    return case.small(size, options.limit or case.limit, options.rounds or case.rounds)
 
 
 def _say(text: str) -> None:

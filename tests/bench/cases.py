@@ -1,92 +1,148 @@
-"""The kinds of victims: starved in two ways, idle, and in state D."""
+"""The kinds of victims, how many of each, and who kills them."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Collection, Generator
-from contextlib import AbstractContextManager, contextmanager
+from bench import stages
+from bench.contenders import AGENT, BOOSTED, CTR, EARLYOOM, EVERYBODY, FLOOR, KILL, TCP
+from bench.rounds import Case
 
-from bench.rounds import Case, Stage
-from mrelease.demo.budget import affordable
-from mrelease.demo.gauges import NodeGauge
-from mrelease.demo.scene import Scene
-
-_SETTLE_SECONDS = 1.0
 _GIB = 1 << 30
-_MIB = 1 << 20
+_PLAIN = (KILL, FLOOR, AGENT)
 
-
-def cases(*, quick: bool, rounds: int | None) -> list[Case]:
-    """Every case in the order in which they are reported; small and short where it must be ``quick``."""
-
-    def case(
-        name: str, size: int, limit: float, usual: int, stage: Callable[[int], AbstractContextManager[Stage]], title: str, about: str
-    ) -> Case:
-        wanted = 32 * _MIB if quick else affordable(size, 1)
-        return Case(name, title, wanted, 2.0 if quick else limit, rounds or (1 if quick else usual), stage, about)
-
-    return [
-        case("starved", _GIB, 20, 3, starved, "Starved victim", "Busy, SCHED_IDLE, in a cgroup of least CPU weight where one can be made."),
-        case(
-            "idle-class",
-            _GIB,
-            20,
-            2,
-            idle_class,
-            "Starved by SCHED_IDLE alone",
-            "Busy, SCHED_IDLE: what a user who is not root can set up.",
-        ),
-        case("d-state", 256 * _MIB, 5, 3, d_state, "Victim in state D", "Waits for a FUSE file system that never answers."),
-        case("idle", 2 * _GIB, 20, 15, idle, "Idle node", "Asleep, alone on the node: nobody can be faster than the exit itself."),
-    ]
-
-
-@contextmanager
-def starved(size: int) -> Generator[Stage, None, None]:
-    """A busy victim that gets next to no CPU time, two spinners a CPU."""
-    with _starved(size, ("cpu", "memory")) as stage:
-        yield stage
-
-
-@contextmanager
-def idle_class(size: int) -> Generator[Stage, None, None]:
-    """The same without a CPU cgroup."""
-    with _starved(size, ("memory",)) as stage:
-        yield stage
-
-
-@contextmanager
-def idle(size: int) -> Generator[Stage, None, None]:
-    """A sleeping victim with nobody else about."""
-    with Scene("mrelease-bench", controllers=("memory",)) as scene:
-        victim = scene.add_victim(size, busy=False)
-        scene.wait_ready()
-        yield Stage(victim.pid, victim.pidfd, scene.gauge(), "nothing", scene.relax)
-
-
-@contextmanager
-def d_state(size: int) -> Generator[Stage, None, None]:
-    """A victim that SIGKILL puts into state D."""
-    from support.lab.fuse import unkillable
-    from support.lab.kernel import wait_readable
-
-    with unkillable(size) as victim:
-
-        def let_go() -> None:
-            victim.let_go()
-            wait_readable(victim.pidfd)
-
-        # Its address space can be read all the while, so the node's figures are never needed.
-        gauge = NodeGauge([victim.pid], lambda _: False)
-        yield Stage(victim.pid, victim.pidfd, gauge, "a FUSE read", let_go)
-
-
-@contextmanager
-def _starved(size: int, controllers: Collection[str]) -> Generator[Stage, None, None]:
-    with Scene("mrelease-bench", controllers=controllers) as scene:
-        victim = scene.add_victim(size)
-        scene.wait_ready()
-        scene.add_spinners()
-        how = scene.starve()
-        time.sleep(_SETTLE_SECONDS)
-        yield Stage(victim.pid, victim.pidfd, scene.gauge(), how, scene.relax)
+#: In the order in which they are measured and reported.
+CASES = (
+    Case(
+        "starved",
+        "Starved victim",
+        "A busy process as in a BestEffort pod on a full node. Its cgroup has little CPU weight because those above it have.",
+        size_bytes=_GIB,
+        limit=15,
+        rounds=9,
+        by=EVERYBODY,
+        stage=stages.starved,
+        seconds=270,
+    ),
+    Case(
+        "starved-4g",
+        "Starved victim of 4 GiB",
+        "The same, four times the size.",
+        size_bytes=4 * _GIB,
+        limit=60,
+        rounds=5,
+        by=(KILL, BOOSTED, AGENT),
+        stage=stages.starved,
+        seconds=210,
+    ),
+    Case(
+        "pinned",
+        "Victim pinned to one busy CPU",
+        "Other CPUs are idle, and the victim may not use them.",
+        size_bytes=_GIB,
+        limit=15,
+        rounds=7,
+        by=(KILL, FLOOR, BOOSTED, AGENT),
+        stage=stages.pinned,
+        seconds=130,
+    ),
+    Case(
+        "d-state",
+        "Victim in state D",
+        "Waits for a FUSE file system that never answers.",
+        size_bytes=2 * _GIB,
+        limit=5,
+        rounds=7,
+        by=_PLAIN,
+        stage=stages.d_state,
+        seconds=60,
+        until="back",
+    ),
+    Case(
+        "frozen",
+        "Frozen victim",
+        "Frozen by its cgroup of v1: SIGKILL alone does not end it.",
+        size_bytes=_GIB,
+        limit=5,
+        rounds=7,
+        by=_PLAIN,
+        stage=stages.frozen,
+        seconds=30,
+    ),
+    Case(
+        "stopped",
+        "Stopped victim",
+        "Stopped by SIGSTOP.",
+        size_bytes=2 * _GIB,
+        limit=5,
+        rounds=9,
+        by=_PLAIN,
+        stage=stages.stopped,
+        seconds=40,
+    ),
+    Case(
+        "sched-idle",
+        "Starved by SCHED_IDLE alone",
+        "What a user who is not root can set up.",
+        size_bytes=_GIB,
+        limit=15,
+        rounds=5,
+        by=(KILL, FLOOR, BOOSTED, AGENT),
+        stage=stages.sched_idle,
+        seconds=90,
+    ),
+    Case(
+        "mappings",
+        "Victim of 20,000 mappings",
+        "Of one page each, beside its memory.",
+        size_bytes=2 * _GIB,
+        limit=5,
+        rounds=9,
+        by=_PLAIN,
+        stage=stages.mappings,
+        seconds=40,
+    ),
+    Case(
+        "huge",
+        "Victim in huge pages",
+        "All of it in transparent huge pages, as far as the kernel has them.",
+        size_bytes=2 * _GIB,
+        limit=5,
+        rounds=9,
+        by=_PLAIN,
+        stage=stages.huge,
+        seconds=30,
+    ),
+    Case(
+        "swap",
+        "Swapped victim",
+        "Half of it is in a swap file.",
+        size_bytes=_GIB // 2,
+        limit=10,
+        rounds=5,
+        by=_PLAIN,
+        stage=stages.swapped,
+        seconds=40,
+    ),
+    Case(
+        "idle",
+        "Idle node",
+        "Asleep, alone on the node: nobody can be faster than the exit itself.",
+        size_bytes=2 * _GIB,
+        limit=10,
+        rounds=11,
+        by=(KILL, FLOOR, AGENT, TCP, CTR, EARLYOOM),
+        stage=stages.idle,
+        seconds=110,
+    ),
+    Case(
+        "crowd",
+        "Container of 1,000 processes",
+        "Of 1 MiB each. kill(2) is cgroup.kill where there is one; the C program takes a pidfd of each, writes to cgroup.kill and reaps "
+        "them one after another ([floor_set.c](../tests/bench/floor_set.c)); the agent is told the cgroup in one call.",
+        size_bytes=1000 << 20,
+        limit=15,
+        rounds=9,
+        by=_PLAIN,
+        stage=stages.crowd,
+        seconds=60,
+    ),
+)

@@ -8,19 +8,20 @@ import shutil
 import subprocess
 from importlib.metadata import version
 
+from mrelease._version import VERSION
 from mrelease.demo.budget import meminfo
 
 
-def describe() -> dict[str, str]:
-    """Machine and versions, for people."""
+def describe(*more: str) -> dict[str, str]:
+    """Machine and versions, for people; ``more`` are versions of contenders."""
     return {
         "CPU": f"{_cpu_model()}, {len(os.sched_getaffinity(0))} CPUs",
         "memory": f"{meminfo('MemTotal') / (1 << 30):.1f} GiB, swap {meminfo('SwapTotal') / (1 << 30):.1f} GiB",
         "kernel": f"Linux {platform.release()} {platform.machine()}",
         "user": "root" if os.geteuid() == 0 else "not root",
         "load before": f"{os.getloadavg()[0]:.2f} (1 minute)",
-        "versions": f"mrelease {version('mrelease')}, Python {platform.python_version()}, grpcio {version('grpcio')}, "
-        f"protobuf {version('protobuf')}, {_compiler()}",
+        "versions": f"mrelease {VERSION}, Python {platform.python_version()}, grpcio {version('grpcio')}, "
+        f"protobuf {version('protobuf')}, {', '.join([_compiler(), *more])}",
     }
 
 
@@ -37,3 +38,10 @@ def _compiler() -> str:
     if compiler is None:
         return "no C compiler"
     return subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
+
+
+def version_of(program: str) -> str:
+    """The first line of ``PROGRAM --version``; empty where it is not installed."""
+    if shutil.which(program) is None:
+        return ""
+    return (subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout.splitlines() or [""])[0]

@@ -1,34 +1,82 @@
-"""Everything that one run of the bench found."""
+"""Everything that the bench found, as docs/performance.json keeps it: the page and its pictures are made from it alone."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from bench.footprint import Footprint
-from bench.rounds import Case, Measurement
-from bench.rpc_cost import RpcCost
+import msgspec
+
+from bench.contenders import EVERYBODY
 from bench.statistics_of import Ratio, Spread
 
-KILL, FLOOR, AGENT = "kill(2)", "C program", "agent"
-_MOST_SAMPLES = 200
+SCHEMA = 2
+_MOST_SAMPLES = 40
+
+
+@dataclass(slots=True)
+class Run:
+    """One call of the bench: everything measured in it names it."""
+
+    date: str
+    command: str
+    machine: dict[str, str]
+
+
+@dataclass(slots=True)
+class Measurement:
+    """What one contender did in one round; seconds after its first step, None: not within the limit.
+
+    ``wrong`` says what was wrong with the agent's verdict. ``samples`` (seconds, bytes held) are kept of the first round.
+    """
+
+    contender: str
+    round: int
+    held_bytes: int
+    left_bytes: int
+    back_seconds: float | None
+    exit_seconds: float | None
+    own_release_seconds: float | None
+    call_seconds: float | None
+    verdict: str
+    boost: str
+    wrong: str
+    samples: list[tuple[float, int]]
+
+    def thinned(self) -> Measurement:
+        """Keep of the samples what a picture shows, and only of the first round."""
+        samples = _thin(self.samples, self.held_bytes) if self.round == 0 else []
+        times = [
+            None if seconds is None else round(seconds, 6)
+            for seconds in (self.back_seconds, self.exit_seconds, self.own_release_seconds, self.call_seconds)
+        ]
+        back, exited, release, call = times
+        return replace(self, samples=samples, back_seconds=back, exit_seconds=exited, own_release_seconds=release, call_seconds=call)
 
 
 @dataclass(slots=True)
 class CaseResult:
-    """One case: its measurements, or why there are none."""
+    """One case: its measurements, or why there are none (``skipped``); ``missing`` says by contender why it did not take part."""
 
-    case: Case
-    measurements: list[Measurement] = field(default_factory=list[Measurement])
+    name: str
+    run: Run
+    size_bytes: int
+    limit: float
+    rounds: int
+    took_seconds: float = 0.0
     how: str = ""
     observed_by: str = ""
     skipped: str = ""
+    missing: dict[str, str] = field(default_factory=dict[str, str])
+    measurements: list[Measurement] = field(default_factory=list[Measurement])
 
     @property
     def contenders(self) -> list[str]:
         """Who took part, in the order of the tables."""
-        return [name for name in (KILL, FLOOR, AGENT) if any(m.contender == name for m in self.measurements)]
+        return [name for name in EVERYBODY if any(m.contender == name for m in self.measurements)]
 
     def by(self, contender: str) -> list[Measurement]:
         """The measurements of one contender."""
@@ -42,89 +90,133 @@ class CaseResult:
         """Time to exit."""
         return Spread.of(m.exit_seconds for m in self.by(contender))
 
-    def ratio(self, slower: str, faster: str) -> Ratio | None:
-        """How many times longer ``slower`` took to have the memory back; None where that cannot be said."""
+    def ratio(self, slower: str, faster: str, *, of_exit: bool = False) -> Ratio | None:
+        """How many times longer ``slower`` took to have the memory back, or to exit; None where that cannot be said."""
         if not {slower, faster} <= set(self.contenders):
             return None
-        return Ratio.of(self.back(slower), self.back(faster), self.case.limit)
+        spread = self.exited if of_exit else self.back
+        return Ratio.of(spread(slower), spread(faster), self.limit)
 
-    def data(self) -> dict[str, Any]:
-        """As JSON has it; samples of the first round only, thinned."""
-        return {
-            "name": self.case.name,
-            "size_bytes": self.case.size_bytes,
-            "limit_seconds": self.case.limit,
-            "starved_by": self.how,
-            "observed_by": self.observed_by,
-            "skipped": self.skipped,
-            "measurements": [asdict(m) | {"samples": _thin(m.samples) if m.round == 0 else []} for m in self.measurements],
-        }
+
+@dataclass(slots=True)
+class Latency:
+    """Seconds of many calls of one kind."""
+
+    calls: int
+    p50: float
+    p99: float
+
+
+@dataclass(slots=True)
+class RpcCost:
+    """What the way to the agent and back costs: a Health Check, a KillAndRelease, and what of the latter was not killing and releasing."""
+
+    run: Run
+    check: Latency
+    call: Latency
+    over: Latency
+    tcp_check: Latency
+    tcp_call: Latency
+    tcp_over: Latency
+
+
+@dataclass(slots=True)
+class Callers:
+    """Calls a second of ``callers`` at once, in each round: a bare echo, Health Checks, kills of victims of 1 MiB."""
+
+    run: Run
+    callers: int
+    echo: list[float]
+    check: list[float]
+    kill: list[float]
+
+
+@dataclass(slots=True)
+class Stuck:
+    """Health Checks while no reap is stuck in the kernel and while ``reaps`` are; ``skipped``: why that was not measured."""
+
+    run: Run
+    reaps: int = 0
+    idle: Latency | None = None
+    stuck: Latency | None = None
+    skipped: str = ""
+
+
+@dataclass(slots=True)
+class Footprint:
+    """``ready_seconds`` from the start of the process until it says that it is ready (sd_notify(3)); ``cpu_share`` of one CPU."""
+
+    run: Run
+    starts: int
+    ready_seconds: float
+    rss_bytes: int
+    cpu_share: float
+    idle_seconds: float
+    threads: int
 
 
 @dataclass(slots=True)
 class Results:
-    """A run of the bench."""
+    """The last measurements of everything, each with the run that it is of."""
 
-    command: str
-    date: str
-    machine: dict[str, str]
+    schema: int = SCHEMA
     cases: list[CaseResult] = field(default_factory=list[CaseResult])
     rpc: RpcCost | None = None
+    callers: Callers | None = None
+    stuck: Stuck | None = None
     footprint: Footprint | None = None
 
     def case(self, name: str) -> CaseResult | None:
         """The case of that name, where it was measured."""
-        return next((c for c in self.cases if c.case.name == name and c.measurements), None)
+        return next((case for case in self.cases if case.name == name and case.measurements), None)
 
-    def data(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            "schema": 1,
-            "command": self.command,
-            "date": self.date,
-            "machine": self.machine,
-            "goals": [asdict(goal) for goal in goals(self)],
-            "cases": [c.data() for c in self.cases],
-            "rpc": None if self.rpc is None else self.rpc.data(),
-            "footprint": None if self.footprint is None else self.footprint.data(),
-        }
+    def runs(self) -> list[Run]:
+        """Every run that something is of, without repetition."""
+        found: list[Run] = []
+        for part in (*self.cases, self.rpc, self.callers, self.stuck, self.footprint):
+            if part is not None and part.run not in found:
+                found.append(part.run)
+        return found
 
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """One thing that must hold, and whether it did."""
-
-    what: str
-    wanted: str
-    found: str
-    met: bool
+    def merge(self, newer: Results, order: list[str]) -> None:
+        """Take over what ``newer`` has; cases stand in this ``order`` of their names."""
+        names = {case.name for case in newer.cases}
+        self.cases = sorted([case for case in self.cases if case.name not in names] + newer.cases, key=lambda case: order.index(case.name))
+        self.rpc = newer.rpc or self.rpc
+        self.callers = newer.callers or self.callers
+        self.stuck = newer.stuck or self.stuck
+        self.footprint = newer.footprint or self.footprint
 
 
-def goals(results: Results) -> list[Goal]:
-    """Compare what was measured with what was promised; what was not measured is left out."""
-    found: list[Goal] = []
-
-    def add(name: str, slower: str, faster: str, what: str, *, least: float | None = None, most: float | None = None) -> None:
-        case = results.case(name)
-        ratio = case.ratio(slower, faster) if case is not None else None
-        if ratio is not None:
-            met = ratio.value >= least if least is not None else (not ratio.at_least and ratio.value <= (most or math.inf))
-            found.append(Goal(what, f">= {least:g}" if least is not None else f"<= {most:g}", str(ratio), met))
-
-    add("starved", KILL, AGENT, "starved victim: kill(2) / agent, memory back", least=10)
-    add("starved", AGENT, FLOOR, "starved victim: agent / C program, memory back", most=1.3)
-    add("idle", AGENT, KILL, "idle node: agent / kill(2), memory back", most=1.05)
-    if (cost := results.rpc) is not None:
-        p50, p99 = cost.over_p50 / cost.check_p50, cost.over_p99 / cost.check_p99
-        found.append(Goal("RPC over the release itself / Health Check, p50", "<= 1.5", f"{p50:.2f}", p50 <= 1.5))
-        found.append(Goal("RPC over the release itself / Health Check, p99", "<= 3", f"{p99:.2f}", p99 <= 3))
-    if (idle := results.footprint) is not None:
-        found.append(Goal("idle agent, resident memory", "<= 45 MiB", f"{idle.rss_bytes / (1 << 20):.1f} MiB", idle.rss_bytes <= 45 << 20))
-        found.append(Goal("idle agent, CPU", "<= 0.3 %", f"{idle.cpu_share * 100:.2f} %", idle.cpu_share <= 0.003))
-        found.append(Goal("agent ready after", "<= 0.3 s", f"{idle.ready_seconds:.2f} s", idle.ready_seconds <= 0.3))
-    return found
+def load(file: Path) -> Results:
+    """Read docs/performance.json; empty results where there is none, or one of another schema."""
+    if not file.exists() or json.loads(file.read_text(encoding="utf-8")).get("schema") != SCHEMA:
+        return Results()
+    return msgspec.json.decode(file.read_bytes(), type=Results)
 
 
-def _thin(samples: list[tuple[float, int]]) -> list[tuple[float, int]]:
-    step = max(1, math.ceil(len(samples) / _MOST_SAMPLES))
-    return [*samples[:-1:step], *samples[-1:]]
+def save(results: Results, file: Path) -> None:
+    """Write docs/performance.json, a measurement a line."""
+    file.write_text(_layout(msgspec.to_builtins(results)) + "\n", encoding="utf-8")
+
+
+def _layout(value: Any, indent: str = "") -> str:
+    """JSON in which what is short has one line."""
+    flat = json.dumps(value)
+    if len(indent) >= 4 or len(flat) <= 120 or flat[0] not in "{[":
+        return flat
+    deeper = indent + " "
+    names = [f"{json.dumps(key)}: " if flat[0] == "{" else "" for key in value]
+    parts = list(value.values()) if flat[0] == "{" else value
+    lines = (f"{deeper}{name}{_layout(part, deeper)}" for name, part in zip(names, parts, strict=True))
+    return flat[0] + "\n" + ",\n".join(lines) + f"\n{indent}" + flat[-1]
+
+
+def _thin(samples: list[tuple[float, int]], before: int) -> list[tuple[float, int]]:
+    """Keep a sample where what is held has changed by 1 %, or time by a fifth, and no more than fit into a picture."""
+    kept: list[tuple[float, int]] = []
+    for seconds, held in samples:
+        if not kept or abs(held - kept[-1][1]) > before / 100 or seconds > kept[-1][0] * 1.2:
+            kept.append((seconds, held))
+    step = max(1, math.ceil(len(kept) / _MOST_SAMPLES))
+    return [*kept[:-1:step], *kept[-1:]]
