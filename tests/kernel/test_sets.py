@@ -287,3 +287,27 @@ def test_memory_that_outlives_all_of_a_container_is_not_called_back(node: Client
         assert SIZE * 0.9 <= result.released_bytes < SIZE * 1.5
         held = [each for each in result.unreleased if each.cause is UnreleasedCause.HELD]
         assert sum(each.size_bytes for each in held) >= SIZE * 0.9
+
+
+def test_who_is_gone_before_its_turn_is_in_the_result_all_the_same(node: Client, here: Node) -> None:
+    """cgroup.kill reaches all at once: most of a hundred are reaped by their parent before the agent comes to them."""
+    with container(here) as (cid, group), contextlib.ExitStack() as stack:
+        groups = [group]
+        unified = cgroup_tree.tree("unified")
+        if group.version == 1 and unified is not None:  # v2 beside it, with the same path: there the group can be killed at once
+            path = here.path(group).strip("/")
+            groups.append(stack.enter_context(cgroup_below(lab.Cgroup(Path(unified.mount.path), 2), path)))
+        script = (
+            "import os, signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+            "for _ in range(100):\n    if os.fork() == 0:\n        [open(name, 'w').write('0') for name in sys.argv[1:]]\n"
+            "        memory = bytearray(1 << 20)\n        os.write(1, b'x')\n        signal.pause()\nsignal.pause()"
+        )
+        procs = [str(each.path / "cgroup.procs") for each in groups]
+        parent = stack.enter_context(subprocess.Popen([sys.executable, "-S", "-E", "-c", script, *procs], stdout=subprocess.PIPE))
+        stack.callback(parent.kill)
+        assert parent.stdout is not None
+        assert len(parent.stdout.read(100)) == 100
+        result = node.kill_and_release(Container(cid), wait=Wait.EXITED, timeout=60)
+        assert len(result.processes) == 100
+        assert result.verdict in (Verdict.RELEASED, Verdict.EXITED)
+        assert result.released_bytes >= 100 << 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 from dataclasses import dataclass
@@ -36,10 +37,15 @@ def boot_id() -> str:
         return file.read().strip()
 
 
+@lru_cache(maxsize=1)
+def _meminfo() -> int:
+    # Open as long as the agent runs: every request asks twice.
+    return os.open("/proc/meminfo", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def memory() -> NodeMemory:
-    """Read /proc/meminfo."""
-    with open("/proc/meminfo", "rb", buffering=0) as file:
-        sizes = {key: int(size) * 1024 for key, size in _SIZES.findall(file.read())}
+    """Read /proc/meminfo. Raises OSError for limits of the agent's process."""
+    sizes = {key: int(size) * 1024 for key, size in _SIZES.findall(os.pread(_meminfo(), 4096, 0))}
     return NodeMemory(
         total=sizes[b"MemTotal"],
         free=sizes[b"MemFree"],

@@ -35,8 +35,8 @@ _LAST_PAUSE: Final = 5.0
 class Aid(Protocol):
     """What an operation, or a set of them, tells as it goes on."""
 
-    async def before_kill(self, refs: Sequence[ProcessRef]) -> None:
-        """The signal comes next."""
+    async def before_kill(self, refs: Sequence[ProcessRef], held: int) -> None:
+        """The signal comes next; ``held``: bytes that the death of all gives back."""
         ...
 
     def after_kill(self, refs: Sequence[ProcessRef]) -> None:
@@ -63,7 +63,7 @@ class Aid(Protocol):
 class NoAid:
     """Aid that does nothing."""
 
-    async def before_kill(self, refs: Sequence[ProcessRef]) -> None:
+    async def before_kill(self, refs: Sequence[ProcessRef], held: int) -> None:
         """See Aid."""
 
     def after_kill(self, refs: Sequence[ProcessRef]) -> None:
@@ -155,15 +155,21 @@ class Ladder:
         self._rungs: dict[int, Boost] = {}
         self._victims: dict[int, int] = {}
         self._left = False
+        #: Asked once: what runs now is what the victims have to wait for.
+        self._is_needed: bool | None = None
 
     def _may(self, rung: Boost) -> bool:
         return self._boost in (Boost.UNSPECIFIED, rung) and self._booster.has(rung)
 
     def _needed(self, refs: Sequence[ProcessRef]) -> bool:
-        return bool(refs) and (self._boost is not Boost.UNSPECIFIED or self._booster.needed(*refs[:_MOST_MOVED]))
+        if self._boost is Boost.UNSPECIFIED and self._is_needed is None and refs:
+            self._is_needed = self._booster.needed(*refs[:_MOST_MOVED])
+        return bool(refs) and (self._boost is not Boost.UNSPECIFIED or bool(self._is_needed))
 
-    async def before_kill(self, refs: Sequence[ProcessRef]) -> None:
+    async def before_kill(self, refs: Sequence[ProcessRef], held: int) -> None:
         """See Aid."""
+        if self._boost is Boost.UNSPECIFIED and held < WORTH_MOVING:
+            return  # reaped sooner than moved
         if not (self._may(Boost.EVACUATION) and self._needed(refs)):
             return
         if self._boost is Boost.UNSPECIFIED and self._may(Boost.PRIORITY) and self._booster.realtime(refs[0]):
@@ -171,19 +177,19 @@ class Ladder:
         start = time.monotonic()
         worth = WORTH_MOVING if self._boost is Boost.UNSPECIFIED else 0
         booster = self._booster
-        held = [ref.dup() for ref in refs[:_MOST_MOVED]]
+        own = [ref.dup() for ref in refs[:_MOST_MOVED]]
         late = threading.Event()
         done: list[Evacuation] = []
 
         def evacuate() -> None:
-            evacuation = booster.evacuate(held, BEFORE_KILL, worth)
+            evacuation = booster.evacuate(own, BEFORE_KILL, worth)
             if evacuation is not None:
                 done.append(evacuation)
                 if late.is_set():
                     evacuation.close()
 
         try:
-            await self._aids.side.run(evacuate, 2 * BEFORE_KILL, lambda: _close(held))
+            await self._aids.side.run(evacuate, 2 * BEFORE_KILL, lambda: _close(own))
         except TimeoutError:
             late.set()
         self._took_in(done, Boost.EVACUATION)
@@ -208,6 +214,7 @@ class Ladder:
 
     def in_vain(self, ref: ProcessRef) -> None:
         """See Aid."""
+        self._is_needed = None  # it waits longer than it should
         if self._rungs.get(ref.pid) not in (Boost.EVACUATION, Boost.LIFT) and self._needed([ref]):
             self._victims[ref.pid] = ref.stat.start_time
             self._lift([ref])

@@ -97,6 +97,7 @@ class Operation:
         self._exited = asyncio.Event()
         self._deadline = 0.0
         self._warned = False
+        self._with_all = False
         self._first_fd = -1
         self._report = Report(ref.identity)
         self._proving = Proving(ref, self._report)
@@ -111,7 +112,7 @@ class Operation:
                 await self.prepare_again()
                 self._tools.tell("grace", time.monotonic() - self._proving.start)
             if self._plan.kill and not self._exited.is_set():
-                await self._aid.before_kill([self._ref])
+                await self._aid.before_kill([self._ref], self._proving.reclaimable)
             self.begin()
             if self.is_dying:
                 self._aid.after_kill([self._ref])
@@ -206,19 +207,26 @@ class Operation:
         with contextlib.suppress(OSError):  # a limit of the agent's process: what was measured before stands
             await self._measure()
 
+    def begin_with_all(self) -> None:
+        """Start the clock: SIGKILL comes now by cgroup.kill, and who is reaped before begin() was killed by this operation."""
+        if not (self._warned and self._exited.is_set()):
+            self._start_clock()
+            self._with_all = True
+
     def begin(self) -> None:
         """Send SIGKILL where the plan says so, and start the clock. Raises ProcessLookupError, PermissionError: nothing was signalled."""
         if self._warned and self._exited.is_set():  # in its grace: the clock began with the first signal
             self._deadline = time.monotonic() + self._plan.timeout
             return
-        self._start_clock()
-        if self._exited.is_set():
-            self._report.exit_duration = 0.0
+        if not self._with_all:
+            self._start_clock()
+            if self._exited.is_set():
+                self._report.exit_duration = 0.0
         if self._plan.kill:
             try:
                 self._ref.send_signal(signal.SIGKILL)
             except ProcessLookupError:
-                if not self._warned:
+                if not (self._warned or self._with_all):
                     raise
             self._tools.tell("kill", time.monotonic() - self._proving.start)
 

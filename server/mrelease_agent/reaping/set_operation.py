@@ -86,9 +86,11 @@ class SetOperation:
         if self._plan.kill and self._plan.grace > 0:
             await self._grace([operation for operation in prepared if operation.ref.pid in asked], prepared)
         if self._plan.kill:
-            await self._aid.before_kill([operation.ref for operation in prepared])
+            await self._aid.before_kill([operation.ref for operation in prepared], sum(member.size for member in first))
         self._deadline = time.monotonic() + self._plan.timeout
         if self._plan.kill:
+            for operation in prepared:
+                operation.begin_with_all()
             await self._members.kill_all()
         self._begin(prepared)
         pause = _FIRST_PAUSE
