@@ -108,9 +108,16 @@ def in_reap_delay() -> Generator[Scene]:
 
 
 def reaping(agent: Agent) -> bool:
-    """Whether a thread of the agent is in process_mrelease(2), proc_pid_syscall(5)."""
-    calls = [Path(f"/proc/{agent.pid}/task/{tid}/syscall") for tid in lab.threads(agent.pid)]
-    return any(call.read_text().split()[0] == str(PROCESS_MRELEASE) for call in calls)
+    """Whether a thread of the agent is in process_mrelease(2), or in the look before it (pagemap): proc_pid_syscall(5)."""
+    calls = [Path(f"/proc/{agent.pid}/task/{tid}/syscall").read_text().split() for tid in lab.threads(agent.pid)]
+    return any(call[0] == str(PROCESS_MRELEASE) or (len(call) > 1 and reads_pagemap(agent, call[1])) for call in calls)
+
+
+def reads_pagemap(agent: Agent, descriptor: str) -> bool:
+    try:
+        return str(Path(f"/proc/{agent.pid}/fd/{int(descriptor, 16)}").readlink()).endswith("/pagemap")
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
