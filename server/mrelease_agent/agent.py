@@ -85,6 +85,7 @@ async def serve(
     Raises ListenError, OSError.
     """
     raise_file_limit()
+    linux_node.memory()  # opens what it reads, before descriptors run out
 
     def tell_cpu(seconds: float) -> None:
         metrics.reaper_cpu(seconds)
