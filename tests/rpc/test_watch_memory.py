@@ -105,7 +105,8 @@ def test_a_trigger_fires_when_tasks_stall(node: Client) -> None:
             fired = next(samples)
     assert fired.triggered
     assert fired.pressure is not None
-    assert fired.pressure.some.total_duration - first.pressure.some.total_duration >= timedelta(milliseconds=10)
+    # Not by how much: for triggers the kernel counts apart from what it shows (kernel/sched/psi.c, PSI_POLL and PSI_AVGS).
+    assert fired.pressure.some.total_duration >= first.pressure.some.total_duration
 
 
 @needs_pressure
