@@ -3,7 +3,7 @@
 No path says so, and a name proves nothing: any program may call itself ``pause``. The rule, all of it from facts of this node:
 
 1. It has exactly one process.
-2. That process started before every process of every other container of the pod: containers are made in a sandbox that runs.
+2. No process of another container of the pod started before that process: containers are made in a sandbox that runs.
 3. It holds at most 1 MiB of memory that its death would give back or leave behind (anonymous, swap, shared, hugetlb). A pause
    holds some 40 KiB.
 4. One of these: it is called ``pause``; its oom_score_adj is -998, which the runtimes give to sandboxes alone (containerd
@@ -15,7 +15,7 @@ Where no other container has a process left, the first two of 4 alone count.
 
 Limits: a small container that satisfies the rule in the sandbox's stead is spared, which leaves at most 1 MiB. gVisor's sandbox holds the
 memory of the pod, so by 3 it is none, and killing the pod kills it: nothing else gives that memory back. Start times are clock ticks
-(10 ms): a container that started in the sandbox's very tick makes it no sandbox.
+(10 ms): a small container that started in the sandbox's very tick may pass for one too, and is spared: better than a sandbox that is not.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Process:
 
 
 def sandboxes(containers: Sequence[Group]) -> frozenset[str]:
-    """Find the ids of those of a pod's containers, all of them given, that are its sandbox by the rule above: one or none.
+    """Find the ids of those of a pod's containers, all of them given, that are its sandbox by the rule above: mostly one or none.
 
     Raises WalkLimitError; PermissionError.
     """
@@ -61,7 +61,7 @@ def sandboxes(containers: Sequence[Group]) -> frozenset[str]:
 
 
 def _is_sandbox(one: _Process, others: Sequence[_Process], runtime: Runtime) -> bool:
-    if one.memory > MOST_MEMORY or any(other.start_time <= one.start_time for other in others):
+    if one.memory > MOST_MEMORY or any(other.start_time < one.start_time for other in others):
         return False
     if one.comm == "pause" or one.oom_score_adj == _OOM_SCORE_ADJ:
         return True
