@@ -20,6 +20,7 @@ from support.agent import running_agent
 from support.lab.cgroups import cgroup_below
 
 SIZE = 16 * lab.MIB
+MEMORY = ["memory"]
 
 
 @pytest.fixture
@@ -70,7 +71,11 @@ def test_with_neighbours_or_cgroups_below_it_is_not_alone(group: lab.Cgroup) -> 
 
 
 def test_the_charge_stays_that_of_the_cgroup_when_the_process_is_moved(group: lab.Cgroup) -> None:
-    with cgroup_below(group, "before") as before, cgroup_below(group, "after") as after, lab.live(SIZE, within=[before]) as victim:
+    with (
+        cgroup_below(group, "before", MEMORY) as before,
+        cgroup_below(group, "after", MEMORY) as after,
+        lab.live(SIZE, within=[before]) as victim,
+    ):
         found = opened(victim.pid)
         after.add(victim.pid)
         lab.until(lambda: str(victim.pid) in after.read("cgroup.procs").split(), "the process is moved")
@@ -80,12 +85,12 @@ def test_the_charge_stays_that_of_the_cgroup_when_the_process_is_moved(group: la
 
 
 def test_another_cgroup_with_the_name_of_a_removed_one_is_not_read(group: lab.Cgroup) -> None:
-    with cgroup_below(group, "x") as first, lab.live(SIZE, within=[first]) as victim:
+    with cgroup_below(group, "x", MEMORY) as first, lab.live(SIZE, within=[first]) as victim:
         found = opened(victim.pid)
         victim.kill()
         assert victim.exited()
         last = found.usage()
-    with cgroup_below(group, "x") as second, lab.live(2 * SIZE, within=[second]):
+    with cgroup_below(group, "x", MEMORY) as second, lab.live(2 * SIZE, within=[second]):
         assert found.usage() == last
         assert found.anon() == 0
     found.close()
@@ -128,8 +133,8 @@ def entering(group: lab.Cgroup) -> list[str]:
 
 def test_in_a_cgroup_namespace_of_its_own_the_agent_reads_the_same(group: lab.Cgroup) -> None:
     with (
-        cgroup_below(group, f"pod{uuid.uuid4()}/agent") as own,
-        cgroup_below(group, "pod/victim") as other,
+        cgroup_below(group, f"pod{uuid.uuid4()}/agent", MEMORY) as own,
+        cgroup_below(group, "pod/victim", MEMORY) as other,
         lab.live(SIZE, within=[other]) as victim,
     ):
         said = subprocess.run([*entering(own), sys.executable, "-c", _ASK, str(victim.pid)], capture_output=True, text=True, check=True)
@@ -141,7 +146,7 @@ def test_in_a_cgroup_namespace_of_its_own_the_agent_reads_the_same(group: lab.Cg
 
 
 def test_without_openat2_the_cgroup_is_opened_name_by_name(group: lab.Cgroup) -> None:
-    with cgroup_below(group, "a/b/c") as deep, lab.live(SIZE, within=[deep]) as victim:
+    with cgroup_below(group, "a/b/c", MEMORY) as deep, lab.live(SIZE, within=[deep]) as victim:
         command = lab.filtered([sys.executable, "-c", _ASK, str(victim.pid)], error="ENOSYS", syscall="openat2")
         said = subprocess.run(command, capture_output=True, text=True, check=True)
         _, path, alone, before, _ = json.loads(said.stdout)
@@ -152,8 +157,8 @@ def test_without_openat2_the_cgroup_is_opened_name_by_name(group: lab.Cgroup) ->
 @pytest.mark.usefixtures("process_mrelease")
 def test_an_agent_in_a_cgroup_namespace_of_its_own_shows_the_charge_of_what_it_killed(group: lab.Cgroup, run_dir: Path) -> None:
     with (
-        cgroup_below(group, "agent") as own,
-        cgroup_below(group, "victim") as other,
+        cgroup_below(group, "agent", MEMORY) as own,
+        cgroup_below(group, "victim", MEMORY) as other,
         running_agent(run_dir, prefix=entering(own)) as agent,
         agent.client() as node,
         lab.live(SIZE, within=[other]) as victim,

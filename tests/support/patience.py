@@ -4,4 +4,4 @@ from __future__ import annotations
 
 import os
 
-FACTOR = float(os.environ.get("MRELEASE_TEST_PATIENCE", "1"))
+FACTOR = float(os.environ.get("TEST_PATIENCE", "1"))

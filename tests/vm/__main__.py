@@ -97,8 +97,8 @@ def _script(name: str, command: str) -> str:
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONPATH": ":".join([str(_PROJECT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "PYTHONDONTWRITEBYTECODE": "1",
-        "MRELEASE_VM": name,
-        "MRELEASE_TEST_PATIENCE": str(_PATIENCE),
+        "VM_KERNEL": name,
+        "TEST_PATIENCE": str(_PATIENCE),
     }
     exported = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in variables.items())
     return f"{exported}cd {shlex.quote(str(_PROJECT))}\n{command}\n"

@@ -17,7 +17,7 @@ _SPARED = "-900"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "MRELEASE_VM" not in os.environ:
+    if "VM_KERNEL" not in os.environ:
         mine = [item for item in items if item.path.is_relative_to(_HERE)]
         config.hook.pytest_deselected(items=mine)
         items[:] = [item for item in items if item not in mine]

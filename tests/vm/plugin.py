@@ -14,7 +14,7 @@ RESULTS = Path("/run/job/results")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    kernel = os.environ["MRELEASE_VM"]
+    kernel = os.environ["VM_KERNEL"]
     kept: list[pytest.Item] = []
     for item in items:
         reason = left_out(item.nodeid, kernel)

@@ -60,3 +60,12 @@ def test_a_frozen_container_dies_and_gives_all_back(node: Client) -> None:
         assert result.verdict in (Verdict.RELEASED, Verdict.EXITED), result
         assert result.released_bytes >= 3 * SIZE * 0.99
         assert all(victim.exited(0) for victim in victims)
+
+
+def test_a_process_without_a_memory_controller_of_its_own_is_charged_with_the_cgroup_above(node: Client) -> None:
+    """As in a container of podman's, which has a cgroup of its own below the one that counts."""
+    with lab.memory_cgroup() as scope, cgroup_below(scope, "container") as inner, lab.live(SIZE, within=[inner]) as victim:
+        (killed,) = node.kill_and_release(Process(victim.pid), wait=Wait.EXITED).processes
+        assert killed.cgroup is not None
+        assert killed.cgroup.path == f"/{scope.path.name}"
+        assert killed.cgroup.before_bytes - killed.cgroup.after_bytes >= SIZE * 0.9

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from functools import lru_cache
+from typing import Final
 
 from mrelease_agent.linux import cgroup_tree
 from mrelease_agent.linux.cgroup_tree import Tree
 from mrelease_agent.linux.procfs import ProcessGoneError
+
+_USAGE: Final = {1: "memory.usage_in_bytes", 2: "memory.current"}
 
 
 @lru_cache(maxsize=1)
@@ -46,7 +50,11 @@ class MemoryCgroup:
 
     @classmethod
     def of(cls, pid: int, proc: int) -> MemoryCgroup | None:
-        """Open the memory cgroup of a process; None where it has none that can be read here. The root cgroup does not count its own."""
+        """Open the memory cgroup of a process; None where it has none that can be read here. The root cgroup does not count its own.
+
+        A cgroup of v2 whose parent passes the memory controller not on (podman's, a nested manager's) is charged with the next one above
+        that has it.
+        """
         tree = memory_tree()
         if tree is None:
             return None
@@ -54,15 +62,10 @@ class MemoryCgroup:
             path = tree.path_of(proc)
             if path is None or path == "/":
                 return None
-            fd = tree.open(path)
+            charged, fd, usage = _open_charged(tree, path)
         except (ProcessGoneError, OSError):
             return None
-        try:
-            usage = os.open("memory.current" if tree.version == 2 else "memory.usage_in_bytes", os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
-        except OSError:
-            os.close(fd)
-            return None
-        return cls(path, fd, usage, alone=_alone(fd, pid))
+        return cls(charged, fd, usage, alone=_alone(fd, pid))
 
     def usage(self) -> int:
         """Charge in bytes now; the last one known where it can no longer be read (ENODEV: the cgroup was removed)."""
@@ -83,6 +86,19 @@ class MemoryCgroup:
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
+
+
+def _open_charged(tree: Tree, path: str) -> tuple[str, int, int]:
+    """Open the cgroup that is charged for the processes of ``path``, and its usage file; returns its path first. Raises OSError."""
+    fd = tree.open(path)
+    try:
+        return path, fd, os.open(_USAGE[tree.version], os.O_RDONLY | os.O_CLOEXEC, dir_fd=fd)
+    except OSError as error:
+        os.close(fd)
+        above = path.rpartition("/")[0]
+        if error.errno != errno.ENOENT or not above:
+            raise
+    return _open_charged(tree, above)
 
 
 def _alone(fd: int, pid: int) -> bool:

@@ -14,7 +14,7 @@ from .kernel import Unavailable
 
 
 def _need_own_machine() -> None:
-    if "MRELEASE_VM" not in os.environ:
+    if "VM_KERNEL" not in os.environ:
         raise Unavailable("memory is exhausted only in a machine of `make test-vm`")
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
-from .cgroups import Cgroup, memory_cgroup
+from .cgroups import Cgroup, cgroup_below, memory_cgroup
 from .child import MIB, started
 from .kernel import Unavailable
 
@@ -18,7 +19,7 @@ _IN_MEMORY = {"tmpfs", "ramfs"}
 
 
 @contextlib.contextmanager
-def thrashing(within: Iterable[Cgroup] = ()) -> Generator[None]:
+def thrashing(within: Sequence[Cgroup] = ()) -> Generator[None]:
     """For as long as it lasts a process stalls for memory about a third of the time, as PSI of the node and of ``within`` shows.
 
     It reads 64 MiB of holes in a memory cgroup of 16 MiB: no disk is read, and no other process loses a page.
@@ -31,12 +32,19 @@ def thrashing(within: Iterable[Cgroup] = ()) -> Generator[None]:
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(tempfile.NamedTemporaryFile(prefix="mrelease-lab-", dir=folder))
         file.truncate(_FILE)
-        group = stack.enter_context(memory_cgroup())
+        group = stack.enter_context(_memory_cgroup(within))
         group.write("memory.max" if group.version == 2 else "memory.limit_in_bytes", str(_LIMIT))
-        procs = [str(each.path / "cgroup.procs") for each in (group, *within)]
+        others = [each for each in within if each.version != group.version]
+        procs = [str(each.path / "cgroup.procs") for each in (*others, group)]
         child = stack.enter_context(started("thrasher.py", file=file.name, size=_FILE, cgroups=procs))
         child.hear("it begins to read")
         yield
+
+
+def _memory_cgroup(within: Sequence[Cgroup]) -> AbstractContextManager[Cgroup]:
+    """A group that counts memory: below ``within`` where that is of v2 and counts memory itself, since nobody is in two groups of v2."""
+    above = next((each for each in within if each.version == 2 and (each.path / "memory.current").exists()), None)
+    return memory_cgroup() if above is None else cgroup_below(above, "thrashing", ["memory"])
 
 
 def _kind(path: str) -> str:
