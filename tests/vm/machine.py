@@ -78,7 +78,8 @@ class Machine:
     def status(self) -> int:
         """Return the exit status of the command, after the end. Raises MachineError where the machine died instead."""
         if not (self.job / "status").exists():
-            raise MachineError(f"it died: {_tail(self.job / 'console') or _tail(self.job / 'output')}")
+            said = _tail(self.job / "console") or _tail(self.job / "output")
+            raise MachineError(f"it died (QEMU's status: {self._qemu.returncode}): {said}")
         return int((self.job / "status").read_text())
 
 
