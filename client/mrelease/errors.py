@@ -24,11 +24,14 @@
         |-- Denied                this caller may not
         |   |-- Unauthenticated   UNAUTHENTICATED
         |   `-- PermissionDenied  PERMISSION_DENIED
+        |       `-- CallerNotPermitted  the agent's access policy does not let this caller do this, or there is no such target
         |-- Unavailable           not now; nothing was signalled, so the same call may be made again
         |   |-- Unreachable       UNAVAILABLE: no connection to an agent
         |   |-- ShuttingDown      the agent is shutting down
         |   |-- ReapersExhausted  every reaper thread is stuck in the kernel
-        |   `-- AgentLimit        the agent's process is at a limit
+        |   |-- AgentLimit        the agent's process is at a limit
+        |   |-- KillLimit         more would be killed than the agent allows in a window
+        |   `-- AuditUnavailable  the agent's audit log cannot be written, so nothing is killed
         `-- OutcomeUnknown        the answer is missing: whether a process was killed is not known
             |-- DeadlineExceeded  DEADLINE_EXCEEDED
             |-- ConnectionLost    UNAVAILABLE after the request was sent
@@ -231,6 +234,12 @@ class PermissionDenied(Denied):
     """The caller is known and may not make this call."""
 
 
+class CallerNotPermitted(PermissionDenied):
+    """The agent's access policy does not let this caller do this to this target, or there is no such target; which, it does not say."""
+
+    default_remedy = "ask who keeps the agent's access policy; `mrelease policy check` explains a decision"
+
+
 class Unavailable(AgentError):
     """Not now. Nothing was signalled, so the same call may be made again, after ``retry_after`` where it is set."""
 
@@ -253,6 +262,14 @@ class ReapersExhausted(Unavailable):
 
 class AgentLimit(Unavailable):
     """The agent's process is at a limit; ``metadata["limit"]`` names it."""
+
+
+class KillLimit(Unavailable):
+    """More would be killed than the agent allows in a window; ``metadata["scope"]`` says of what: the caller, the node or the target."""
+
+
+class AuditUnavailable(Unavailable):
+    """The agent's audit log cannot be written, so nothing is killed."""
 
 
 class OutcomeUnknown(AgentError):

@@ -19,6 +19,7 @@ from mrelease._version import VERSION
 from mrelease.v1 import node_service_pb2_grpc, release_service_pb2_grpc, result_pb2
 from mrelease_agent.boosting.booster import Booster
 from mrelease_agent.config import Config
+from mrelease_agent.guard.gate import Gate
 from mrelease_agent.linux import node as linux_node
 from mrelease_agent.linux.capabilities import Capabilities, Feature
 from mrelease_agent.linux.own_thread import Refusal, ThreadScheduling, parse_cpus
@@ -120,19 +121,20 @@ async def serve(
         tell=metrics.step,
         count_error=metrics.syscall_error,
     )
-    execution = Execution(capabilities, tools, aids, metrics)
+    gate = Gate()
+    execution = Execution(capabilities, tools, aids, metrics, gate)
     requests = Requests(config.result_ttl, config.max_results)
     with contextlib.closing(booster), prepare(config.listen) as endpoint:
         recovered = booster.recover()
         if recovered:
             event(_log, logging.WARNING, "recovered", what=str(recovered))
         server = grpc.aio.server(
-            interceptors=[Interceptor(metrics)],
+            interceptors=[Interceptor(metrics, gate)],
             options=[*endpoint.channel_options, ("grpc.max_receive_message_length", _MAX_REQUEST)],
         )
         release = ReleaseService(identity, settings, capabilities, execution, operations, requests)
         release_service_pb2_grpc.add_ReleaseServiceServicer_to_server(release, server)
-        nodes = NodeService(identity, capabilities, watchers, SharerSearch(side))
+        nodes = NodeService(identity, capabilities, watchers, SharerSearch(side), gate)
         node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
         health = HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)  # pyright: ignore[reportUnknownMemberType]

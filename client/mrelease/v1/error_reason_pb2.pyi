@@ -64,6 +64,16 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """NOT_FOUND. No operation with this request_id runs, and no result of one is kept; metadata `request_id`."""
     ERROR_REASON_REQUEST_ID_REUSED: _ErrorReason.ValueType  # 18
     """ALREADY_EXISTS. Another request had this request_id; nothing was signalled; metadata `request_id`."""
+    ERROR_REASON_CALLER_NOT_PERMITTED: _ErrorReason.ValueType  # 19
+    """PERMISSION_DENIED. The agent's access policy does not let this caller do this to this target, or there is no such target: the answer is
+    the same, so that nothing is revealed; metadata `caller`, `method`.
+    """
+    ERROR_REASON_KILL_LIMIT: _ErrorReason.ValueType  # 20
+    """RESOURCE_EXHAUSTED with google.rpc.RetryInfo. More would be killed than the agent allows in a window: of this caller, on this node, or
+    of this target again; nothing was signalled; metadata `limit`, `scope`.
+    """
+    ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 21
+    """UNAVAILABLE with google.rpc.RetryInfo. The audit log cannot be written, so nothing is killed; nothing was signalled."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the one google.rpc.ErrorInfo that every failed call carries in grpc-status-details-bin, without the prefix; `domain` is
@@ -112,4 +122,14 @@ ERROR_REASON_OPERATION_NOT_FOUND: ErrorReason.ValueType  # 17
 """NOT_FOUND. No operation with this request_id runs, and no result of one is kept; metadata `request_id`."""
 ERROR_REASON_REQUEST_ID_REUSED: ErrorReason.ValueType  # 18
 """ALREADY_EXISTS. Another request had this request_id; nothing was signalled; metadata `request_id`."""
+ERROR_REASON_CALLER_NOT_PERMITTED: ErrorReason.ValueType  # 19
+"""PERMISSION_DENIED. The agent's access policy does not let this caller do this to this target, or there is no such target: the answer is
+the same, so that nothing is revealed; metadata `caller`, `method`.
+"""
+ERROR_REASON_KILL_LIMIT: ErrorReason.ValueType  # 20
+"""RESOURCE_EXHAUSTED with google.rpc.RetryInfo. More would be killed than the agent allows in a window: of this caller, on this node, or
+of this target again; nothing was signalled; metadata `limit`, `scope`.
+"""
+ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 21
+"""UNAVAILABLE with google.rpc.RetryInfo. The audit log cannot be written, so nothing is killed; nothing was signalled."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 from collections.abc import Mapping
 
@@ -38,12 +39,17 @@ CODES: Mapping[error_reason_pb2.ErrorReason.ValueType, grpc.StatusCode] = {
     _Reason.ERROR_REASON_TARGET_AMBIGUOUS: _PRECONDITION,
     _Reason.ERROR_REASON_OPERATION_NOT_FOUND: grpc.StatusCode.NOT_FOUND,
     _Reason.ERROR_REASON_REQUEST_ID_REUSED: grpc.StatusCode.ALREADY_EXISTS,
+    _Reason.ERROR_REASON_CALLER_NOT_PERMITTED: _DENIED,
+    _Reason.ERROR_REASON_KILL_LIMIT: _EXHAUSTED,
+    _Reason.ERROR_REASON_AUDIT_UNAVAILABLE: _UNAVAILABLE,
 }
 #: Seconds after which a caller is invited to try again, google.rpc.RetryInfo.
 _RETRY_AFTER: Mapping[error_reason_pb2.ErrorReason.ValueType, float] = {
     _Reason.ERROR_REASON_REAPERS_EXHAUSTED: 5.0,
     _Reason.ERROR_REASON_AGENT_LIMIT: 1.0,
     _Reason.ERROR_REASON_SHUTTING_DOWN: 2.0,
+    _Reason.ERROR_REASON_KILL_LIMIT: 60.0,
+    _Reason.ERROR_REASON_AUDIT_UNAVAILABLE: 10.0,
 }
 
 
@@ -59,6 +65,11 @@ class RpcError(Exception):
             metadata={"remedy": remedy, **{key: str(value) for key, value in metadata.items()}},
             retry_after=_RETRY_AFTER.get(reason),
         )
+
+    def retry_after(self, seconds: float) -> RpcError:
+        """Invite a retry after so many seconds instead of the reason's usual ones; returns the error itself."""
+        self.details = dataclasses.replace(self.details, retry_after=seconds)
+        return self
 
     def trailers(self) -> tuple[tuple[str, bytes], ...]:
         """Trailing metadata with the serialized google.rpc.Status."""

@@ -11,6 +11,8 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from mrelease.v1 import target_pb2
+from mrelease_agent.guard.caller import LOCAL, Caller
+from mrelease_agent.guard.gate import Ask, Found, Gate, Grant, Ticket
 from mrelease_agent.linux.capabilities import Capabilities, Feature
 from mrelease_agent.linux.cgroup_tree import WalkLimitError
 from mrelease_agent.linux.process import ProcessRef
@@ -22,9 +24,11 @@ from mrelease_agent.reaping.proving import CHARGE_SLACK
 from mrelease_agent.reaping.report import Charge, Done, Plan, Report
 from mrelease_agent.reaping.set_operation import SetOperation
 from mrelease_agent.reaping.tools import Tools
+from mrelease_agent.rpc.allowed_members import AllowedMembers
 from mrelease_agent.rpc.errors import RpcError, limit
 from mrelease_agent.rpc.group_target import GroupMembers, empty, find, told
 from mrelease_agent.rpc.process_target import admitted, not_dying, not_found, not_permitted
+from mrelease_agent.rpc.refusals import refusals, veiled
 from mrelease_agent.targets.group import Group
 from mrelease_agent.telemetry.logs import event
 from mrelease_agent.telemetry.metrics import Metrics
@@ -46,6 +50,36 @@ class Order:
     validate_only: bool = False
     field: str = "target"
     method: str = "KillAndRelease"
+    caller: Caller = LOCAL
+    request_id: str = ""
+
+    def ask(self) -> Ask:
+        """The order as the guard sees it."""
+        kind = self.target.WhichOneof("kind") or ""
+        return Ask(
+            self.caller,
+            self.method,
+            kind,
+            shown(self.target),
+            kill=self.plan.kill,
+            dry_run=self.validate_only,
+            reason=self.reason,
+            request_id=self.request_id,
+        )
+
+
+def shown(target: target_pb2.Target) -> str:
+    """A target in one short text, as it was asked for: for people who read the audit log."""
+    kind = target.WhichOneof("kind")
+    if kind == "process":
+        process = target.process
+        identity = f":{process.pidfd_inode}" if process.pidfd_inode else f"@{process.start_time_ticks}" if process.start_time_ticks else ""
+        return f"process {process.pid}{identity}" + (f" in container {process.container_id}" if process.container_id else "")
+    if kind == "pod":
+        return " ".join([f"pod {target.pod.uid}", *target.pod.containers])
+    if kind == "container":
+        return f"container {target.container.id}"
+    return f"cgroup {target.cgroup.path}"
 
 
 @contextlib.contextmanager
@@ -60,11 +94,12 @@ def limits() -> Generator[None, None, None]:
 class Execution:
     """Carries orders out, counts and logs what became of them."""
 
-    def __init__(self, capabilities: Capabilities, tools: Tools, aids: Aids, metrics: Metrics) -> None:
+    def __init__(self, capabilities: Capabilities, tools: Tools, aids: Aids, metrics: Metrics, gate: Gate | None = None) -> None:
         self._capabilities = capabilities
         self._tools = tools
         self._aids = aids
         self._metrics = metrics
+        self._gate = gate or Gate()
 
     @property
     def inode_known(self) -> bool:
@@ -84,17 +119,24 @@ class Execution:
 
     async def _one(self, order: Order, progress: Progress) -> Done:
         start = time.monotonic()
-        with limits():
+        ask, grant = self._granted(order)
+        with veiled(self._gate, ask, grant), limits():
             process = order.target.process
             ref = await admitted(process, kill=order.plan.kill, inode_known=self.inode_known, field=order.field)
         begun = time.monotonic()
         self._metrics.step("resolve", begun - start)
-        if order.validate_only:
+        ticket = await self._admit(ask, grant, [(ref, None)])
+        if ticket is None:
             return self._validated([ref], order.reason)
+        with _recorded(ticket):
+            report = await self._release(ref, order, progress)
+            return self._done(Done([report]), order, begun, ticket)
+
+    async def _release(self, ref: ProcessRef, order: Order, progress: Progress) -> Report:
         pid = ref.pid
         try:
             operation = progress.track(Operation(ref, order.plan, self._tools, self._aids.make(order.plan.boost)))
-            report = await operation.run()
+            return await operation.run()
         except NotDyingError:
             raise not_dying(f"process {pid}", pid=pid) from None
         except LimitError as error:
@@ -103,22 +145,25 @@ class Execution:
             raise not_found(pid) from None
         except PermissionError:
             raise not_permitted(pid) from None
-        return self._done(Done([report]), order, begun)
 
     async def _many(self, order: Order, progress: Progress) -> Done:
         start = time.monotonic()
+        ask, grant = self._granted(order)
         with contextlib.ExitStack() as stack:
-            with limits(), told(order.field):
+            with veiled(self._gate, ask, grant), limits(), told(order.field):
                 opened = await asyncio.to_thread(find, order.target)
                 for group in opened:
                     stack.enter_context(group)
                 members = GroupMembers(opened, containers=not order.target.HasField("cgroup"))
                 first = await members.fresh()
-            if not first:
-                raise empty(order.field)
+                if not first:
+                    raise empty(order.field)
             self._metrics.step("resolve", time.monotonic() - start)
-            if order.validate_only:
+            ticket = await self._admit(ask, grant, [(member.ref, member.size) for member in first])
+            if ticket is None:
                 return self._validated([member.ref for member in first], order.reason)
+            stack.enter_context(_recorded(ticket))
+            allowed = AllowedMembers(members, ticket)
             before = [group.memory_usage() for group in opened]
             begun = time.monotonic()
             aid = self._aids.make(order.plan.boost)
@@ -128,7 +173,7 @@ class Execution:
                 return progress.track(Operation(ref, plan, self._tools, aid, measured, thorough=thorough))
 
             try:
-                reports = await SetOperation(members, order.plan, make, aid).run(first)
+                reports = await SetOperation(allowed, order.plan, make, aid).run(first)
             except NotDyingError:
                 raise not_dying("the target", field=order.field) from None
             except LimitError as error:
@@ -138,10 +183,28 @@ class Execution:
                 for group, held in zip(opened, before, strict=True)
                 if held is not None
             ]
-            return self._done(Done(reports, charges, await _pinned(opened, reports)), order, begun)
+            reports += allowed.refused
+            return self._done(Done(reports, charges, await _pinned(opened, reports)), order, begun, ticket)
 
-    def _done(self, done: Done, order: Order, start: float) -> Done:
-        """Count and log a finished operation, whoever still waits for it."""
+    def _granted(self, order: Order) -> tuple[Ask, Grant]:
+        """What the caller may do to this kind of target. Raises RpcError (PERMISSION_DENIED)."""
+        ask = order.ask()
+        with refusals(ask):
+            return ask, self._gate.grant(ask)
+
+    async def _admit(self, ask: Ask, grant: Grant, found: list[Found]) -> Ticket | None:
+        """Pass the gate with opened processes; None for a dry run. Raises RpcError: then they are closed, and nothing may be signalled."""
+        try:
+            with refusals(ask), limits():
+                return await self._gate.admit(ask, grant, found)
+        except BaseException:
+            for ref, _ in found:
+                ref.close()
+            raise
+
+    def _done(self, done: Done, order: Order, start: float, ticket: Ticket) -> Done:
+        """Count, record and log a finished operation, whoever still waits for it."""
+        ticket.close(done)
         method, reason = order.method, order.reason or None
         self._metrics.step("total", time.monotonic() - start)
         for report in done.reports:
@@ -171,6 +234,19 @@ class Execution:
                 reports.append(report)
         event(_log, logging.INFO, "validated", pid=refs[0].pid, command=refs[0].stat.comm, processes=len(refs), reason=reason or None)
         return Done(reports)
+
+
+@contextlib.contextmanager
+def _recorded(ticket: Ticket) -> Generator[None, None, None]:
+    """Record an operation that ends in an error: what has a ticket has a result, whatever comes."""
+    try:
+        yield
+    except RpcError as error:
+        ticket.close(None, error.details.reason)
+        raise
+    except BaseException:
+        ticket.close(None, "INTERNAL")
+        raise
 
 
 async def _pinned(groups: list[Group], reports: list[Report]) -> int:

@@ -16,8 +16,12 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from mrelease.v1 import error_reason_pb2
+from mrelease_agent.guard.caller import current
+from mrelease_agent.guard.gate import Ask, Gate
 from mrelease_agent.rpc import validate
+from mrelease_agent.rpc.callers import caller_of
 from mrelease_agent.rpc.errors import RpcError, invalid
+from mrelease_agent.rpc.refusals import refusals
 from mrelease_agent.telemetry.logs import event
 from mrelease_agent.telemetry.metrics import Metrics
 
@@ -42,8 +46,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
     through as it is: the contract has none, reflection has.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, gate: Gate | None = None) -> None:
         self._metrics = metrics
+        self._gate = gate or Gate()
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]], handler_call_details: grpc.HandlerCallDetails
@@ -75,15 +80,26 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         return refuse
 
+    def _identify(self, context: _Context, method: str) -> None:
+        """Establish the caller before a byte of its request is read. Raises RpcError (PERMISSION_DENIED)."""
+        caller = caller_of(context)
+        current.set(caller)
+        ask = Ask(caller, method)
+        with refusals(ask):
+            self._gate.check(caller, method)
+
     def _guarded(self, method: str, answer: _Answer) -> _Answer:
         name = method.rpartition("/")[2]
         quiet = method.startswith(_QUIET_WHEN_OK)
+        ours = method.startswith("/mrelease.")
 
         async def serve(raw: bytes, context: _Context) -> Any:
             start = time.monotonic()
             code, reason = grpc.StatusCode.OK, None
             try:
                 try:
+                    if ours:  # health is for everybody who could connect
+                        self._identify(context, name)
                     return await answer(raw, context)
                 except RpcError as error:
                     code, reason = error.code, error.details.reason

@@ -13,6 +13,7 @@ import grpc.aio
 
 from mrelease._version import VERSION
 from mrelease.v1 import node_service_pb2, node_service_pb2_grpc, outcome_pb2, result_pb2, target_pb2
+from mrelease_agent.guard.gate import Gate
 from mrelease_agent.guard.protected import protection
 from mrelease_agent.linux import node as linux_node
 from mrelease_agent.linux.capabilities import Capabilities, Feature
@@ -21,6 +22,7 @@ from mrelease_agent.reaping.sharer_search import SharerSearch
 from mrelease_agent.rpc import convert, validate
 from mrelease_agent.rpc.errors import invalid, limit
 from mrelease_agent.rpc.group_target import find, told
+from mrelease_agent.rpc.visible import Visible
 from mrelease_agent.rpc.watch_memory import Watchers, watch
 from mrelease_agent.targets.cgroup_path import Qos
 from mrelease_agent.targets.listing import Row, identify, processes
@@ -36,11 +38,14 @@ _QOS = {
 class NodeService(node_service_pb2_grpc.NodeServiceServicer):
     """Serves GetNode, ListProcesses and WatchMemory."""
 
-    def __init__(self, node: result_pb2.NodeIdentity, capabilities: Capabilities, watchers: Watchers, sharers: SharerSearch) -> None:
+    def __init__(
+        self, node: result_pb2.NodeIdentity, capabilities: Capabilities, watchers: Watchers, sharers: SharerSearch, gate: Gate
+    ) -> None:
         self._identity = node
         self._capabilities = capabilities
         self._watchers = watchers
         self._sharers = sharers
+        self._gate = gate
         self._started = convert.timestamp(time.time())
 
     async def GetNode(  # noqa: N802 -- the contract's name
@@ -79,13 +84,18 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
         if request.HasField("within") and request.within.WhichOneof("kind") in (None, "process"):
             raise invalid("within", "is no container, pod or cgroup", "set within.container, within.pod or within.cgroup")
         after = _cursor(request.page_token)
+        visible = Visible(self._gate, "ListProcesses", request.within.WhichOneof("kind") or "")
         size = request.page_size or _DEFAULT_PAGE
         # A thousand processes cost some 40 ms of reading: not on the event loop.
         response = node_service_pb2.ListProcessesResponse(node=self._identity)
         try:
-            with told("within"):
+            with visible.veiled(), told("within"):
                 pids = await asyncio.to_thread(_pids, request.within) if request.HasField("within") else None
             rows = await asyncio.to_thread(processes, uid, pids)
+            if not visible.everything:
+                rows = await asyncio.to_thread(visible.rows, rows)
+                if pids is not None and not rows:
+                    raise visible.refuse()
             rest = [row for row in rows if after is None or row.order > after]
             sharing = await self._sharers.among([row.pid for row in rest[:size]])
             response.processes.extend(await asyncio.to_thread(self._infos, rest[:size], sharing))
@@ -104,7 +114,8 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
         ],
     ) -> AsyncGenerator[node_service_pb2.WatchMemoryResponse, None]:
         """Watch memory and its pressure, see node_service.proto."""
-        return watch(request, self._identity, self._capabilities, self._watchers)
+        visible = Visible(self._gate, "WatchMemory", request.within.WhichOneof("kind") or "")
+        return watch(request, self._identity, self._capabilities, self._watchers, visible)
 
     def _infos(self, rows: Sequence[Row], sharing: Mapping[int, Sequence[int]]) -> list[node_service_pb2.ProcessInfo]:
         found: list[node_service_pb2.ProcessInfo] = []

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncGenerator
 
 from mrelease.v1 import error_reason_pb2, release_service_pb2, result_pb2, target_pb2
+from mrelease_agent.guard import caller as callers
 from mrelease_agent.linux import node as linux_node
 from mrelease_agent.reaping.outcome import Outcome
 from mrelease_agent.reaping.report import Done, Plan
@@ -20,7 +21,7 @@ from mrelease_agent.telemetry.logs import event
 _log = logging.getLogger("mrelease")
 _Reason = error_reason_pb2.ErrorReason
 #: Errors that are the agent's or its node's, not a candidate's: the next one would meet them too.
-_STOP = frozenset({"REAPERS_EXHAUSTED", "AGENT_LIMIT", "SHUTTING_DOWN"})
+_STOP = frozenset({"REAPERS_EXHAUSTED", "AGENT_LIMIT", "SHUTTING_DOWN", "AUDIT_UNAVAILABLE", "KILL_LIMIT"})
 
 
 class Reclaiming:
@@ -52,7 +53,7 @@ class Reclaiming:
             try:
                 done = await self._kill(request, candidate, plan, named)
             except RpcError as error:
-                if error.details.reason in _STOP:
+                if error.details.reason in _STOP and error.details.metadata.get("scope") != "target":
                     raise
                 told.passed_over.CopyFrom(_passed_over(error))
                 summary.candidates_passed_over += 1
@@ -96,7 +97,7 @@ class Reclaiming:
         named.add(name)
         self._operations.admit()
         not_exhausted(self._execution)
-        order = Order(candidate, plan, request.reason, request.validate_only, method="Reclaim")
+        order = Order(candidate, plan, request.reason, request.validate_only, method="Reclaim", caller=callers.current.get())
         return await self._operations.run(self._execution.run(order))
 
     def _result(self, done: Done) -> result_pb2.ReleaseResult:

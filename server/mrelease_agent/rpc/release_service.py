@@ -11,6 +11,7 @@ import grpc
 import grpc.aio
 
 from mrelease.v1 import error_reason_pb2, outcome_pb2, release_service_pb2, release_service_pb2_grpc, result_pb2
+from mrelease_agent.guard import caller as callers
 from mrelease_agent.linux import node as linux_node
 from mrelease_agent.linux.capabilities import Capabilities, Feature
 from mrelease_agent.reaping.outcome import Boost
@@ -22,7 +23,7 @@ from mrelease_agent.rpc.execution import Execution, Order, limits, not_exhausted
 from mrelease_agent.rpc.node_precondition import check_node
 from mrelease_agent.rpc.operations import Operations
 from mrelease_agent.rpc.reclaim import Reclaiming
-from mrelease_agent.rpc.requests import Entry, Requests
+from mrelease_agent.rpc.requests import Entry, Key, Requests
 
 #: Share of a caller's remaining deadline that is kept for the answer's way back: at least 20 ms, at most 250 ms.
 _ANSWER_SHARE, _ANSWER_LEAST, _ANSWER_MOST = 0.05, 0.02, 0.25
@@ -95,7 +96,7 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
         """Follow an operation, see release_service.proto."""
         validate.watch(request)
         interval = request.interval.ToNanoseconds() / 1e9 if request.HasField("interval") else _WATCH_INTERVAL
-        entry = await self._requests.wait_for(request.request_id, _WATCH_GRACE)
+        entry = await self._requests.wait_for(_key(request.request_id), _WATCH_GRACE)
         while not entry.task.done():
             look = entry.progress.look()
             yield release_service_pb2.WatchReleaseResponse(progress=convert.progress(look))
@@ -124,13 +125,12 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
             self._admit(request.boost)
             return await self._operations.run(self._perform(request, plan, Progress()))
         fingerprint = type(request).__name__.encode() + request.SerializeToString(deterministic=True)
-        entry = self._requests.find(request.request_id, fingerprint)
+        key = _key(request.request_id)
+        entry = self._requests.find(key, fingerprint)
         if entry is not None:
             return _replayed(await _result(entry))
         self._admit(request.boost)
-        entry = self._requests.begin(
-            request.request_id, fingerprint, lambda progress: self._operations.run(self._perform(request, plan, progress))
-        )
+        entry = self._requests.begin(key, fingerprint, lambda progress: self._operations.run(self._perform(request, plan, progress)))
         return await _result(entry)
 
     def _admit(self, boost: outcome_pb2.Boost.ValueType) -> None:
@@ -153,7 +153,15 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
         with limits():
             before = linux_node.memory()
         method = "KillAndRelease" if plan.kill else "Release"
-        order = Order(request.target, plan, request.reason, request.validate_only, method=method)
+        order = Order(
+            request.target,
+            plan,
+            request.reason,
+            request.validate_only,
+            method=method,
+            caller=callers.current.get(),
+            request_id=request.request_id,
+        )
         done = await self._execution.run(order, progress)
         after = before
         with contextlib.suppress(OSError):  # a limit of the agent's process; the result matters more than this context
@@ -195,6 +203,11 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
         delay = request.reap_delay.ToNanoseconds() / 1e9 if request.HasField("reap_delay") else self._settings.reap_delay
         boost = self._boost(request.boost)
         return Plan(kill=True, wait_for_exit=False, timeout=timeout, reap_delay=delay, grace=grace, signal=number, boost=boost)
+
+
+def _key(request_id: str) -> Key:
+    """Ids are each caller's own: nobody meets, or hears of, an operation of somebody else by guessing its id."""
+    return callers.current.get().name, request_id
 
 
 async def _result(entry: Entry) -> result_pb2.ReleaseResult:

@@ -16,6 +16,7 @@ from mrelease_agent.linux.procfs import PAGE_SIZE
 from mrelease_agent.rpc import convert, validate
 from mrelease_agent.rpc.errors import RpcError, limit
 from mrelease_agent.rpc.group_target import find, told
+from mrelease_agent.rpc.visible import Visible
 from mrelease_agent.targets.group import Group
 
 _Reason = error_reason_pb2.ErrorReason
@@ -94,15 +95,21 @@ class Waker:
 
 
 async def watch(
-    request: node_service_pb2.WatchMemoryRequest, node: result_pb2.NodeIdentity, capabilities: Capabilities, watchers: Watchers
+    request: node_service_pb2.WatchMemoryRequest,
+    node: result_pb2.NodeIdentity,
+    capabilities: Capabilities,
+    watchers: Watchers,
+    visible: Visible,
 ) -> AsyncGenerator[node_service_pb2.WatchMemoryResponse, None]:
     """Serve one call, see node_service.proto. Closing the generator ends the watch. Raises RpcError."""
     interval, stall, window = validate.watch_memory(request)
     with watchers.admit() as waker, contextlib.ExitStack() as stack:
         group = None
         if request.HasField("within"):
-            with _limits(), told("within"):
+            with visible.veiled(), _limits(), told("within"):
                 group = stack.enter_context(await _open(request.within))
+                if not visible.everything and not await asyncio.to_thread(visible.groups, [group]):
+                    raise visible.refuse()
         message = _sample(group, capabilities)
         message.node.CopyFrom(node)
         # Before the first message, which so says that the trigger is set.

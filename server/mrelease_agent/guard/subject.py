@@ -1,0 +1,66 @@
+"""A process as the guard sees it: whose it is and where it belongs, read only when a rule asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+
+from mrelease_agent.linux import cgroup_tree, procfs
+from mrelease_agent.linux.process import Identity, ProcessRef
+from mrelease_agent.targets.cgroup_path import Membership, describe
+
+#: Namespace and name of a pod by its uid; None where the node does not tell.
+PodNames = Callable[[str], "tuple[str, str] | None"]
+
+
+def no_pod_names(_uid: str) -> None:
+    """No source of names: no pod has one."""
+    return
+
+
+class Subject:
+    """One opened process of a target. What it says is read through the process reference, so it is this process's and no other's.
+
+    ``size``: bytes that its death gives back, where they are measured already. Every property may raise ProcessGoneError, and OSError for
+    limits.
+    """
+
+    def __init__(self, ref: ProcessRef, size: int | None = None, pod_names: PodNames = no_pod_names) -> None:
+        self.ref = ref
+        self._size = size
+        self._pod_names = pod_names
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes that its death gives back."""
+        if self._size is not None:
+            return self._size
+        memory = self.ref.memory()
+        return memory.reclaimable if memory else 0
+
+    @property
+    def identity(self) -> Identity:
+        """What identifies the process."""
+        return self.ref.identity
+
+    @cached_property
+    def uid(self) -> int:
+        """Effective user id. Not the owner of ``/proc/PID``: that is root's where the process is not dumpable, proc(5)."""
+        return procfs.status(self.ref.proc).uid
+
+    @cached_property
+    def cgroup(self) -> str:
+        """Path in the hierarchy that counts memory, else "/"."""
+        tree = cgroup_tree.tree("memory")
+        return (tree.path_of(self.ref.proc) if tree else None) or "/"
+
+    @cached_property
+    def membership(self) -> Membership:
+        """Container, pod and QoS class, as the cgroup's path says."""
+        return describe(self.cgroup)
+
+    @cached_property
+    def pod(self) -> tuple[str, str] | None:
+        """Namespace and name of its pod; None outside of pods, and where the node does not tell."""
+        uid = self.membership.pod_uid
+        return self._pod_names(uid) if uid else None
