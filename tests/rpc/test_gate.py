@@ -1,0 +1,322 @@
+"""Whatever the order of events: never a signal to a process that was not opened, allowed, counted and recorded before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mrelease.v1 import target_pb2
+from mrelease_agent.boosting.booster import Booster
+from mrelease_agent.guard.caller import Caller
+from mrelease_agent.guard.gate import Ask, Gate, Grant
+from mrelease_agent.guard.refusals import AuditUnavailable, OverLimit
+from mrelease_agent.guard.subject import Subject
+from mrelease_agent.linux import cgroup_tree
+from mrelease_agent.linux.capabilities import Feature, probe
+from mrelease_agent.linux.process import ProcessRef
+from mrelease_agent.reaping.aid import Aids
+from mrelease_agent.reaping.outcome import Boost, Outcome
+from mrelease_agent.reaping.reapers import Reapers
+from mrelease_agent.reaping.report import Done, Plan
+from mrelease_agent.reaping.tools import Tools
+from mrelease_agent.rpc.errors import RpcError
+from mrelease_agent.rpc.execution import Execution, Order
+from mrelease_agent.telemetry.metrics import Metrics
+from support import lab
+
+CALLER = Caller("mtls", uris=("spiffe://cluster/preemptor",))
+CAPABILITIES = probe(nice=None)
+
+
+@dataclass
+class Guard:
+    """Policy, breaker and audit log in one, as strict as it is told; remembers what each was asked, in order."""
+
+    granted: bool = True
+    covered: frozenset[int] | None = None
+    allowed: int = 1000
+    #: Of the intents, in order, whether each can be recorded; those beyond can.
+    records: tuple[bool, ...] = ()
+    unrestricted: bool = False
+    events: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    results: list[tuple[int, str]] = field(default_factory=list[tuple[int, str]])
+    _intents: int = 0
+
+    def grant(self, caller: Caller, method: str, kind: str = "") -> Grant | None:
+        assert caller is CALLER
+        assert method
+        assert kind or method
+        return self if self.granted else None
+
+    def covers(self, subject: Subject) -> bool:
+        may = self.covered is None or subject.ref.pid in self.covered
+        self.events.append(("covered" if may else "denied", subject.ref.pid))
+        return may
+
+    def admit(self, ask: Ask, grant: Grant, subjects: Sequence[Subject]) -> None:
+        assert ask.kill
+        assert grant is self
+        if len(subjects) > self.allowed:
+            raise OverLimit("too many", "later", limit="max_kills", scope="caller", retry_after=3.0)
+        self.allowed -= len(subjects)
+        self.events += [("counted", subject.ref.pid) for subject in subjects]
+
+    async def intent(self, ask: Ask, subjects: Sequence[Subject]) -> int:
+        assert not ask.dry_run
+        await self._record(subjects)
+        return self._intents
+
+    async def more(self, intent: int, ask: Ask, subjects: Sequence[Subject]) -> None:
+        assert intent
+        assert ask.caller is CALLER
+        await self._record(subjects)
+
+    async def _record(self, subjects: Sequence[Subject]) -> None:
+        await asyncio.sleep(0)
+        number, self._intents = self._intents, self._intents + 1
+        if number < len(self.records) and not self.records[number]:
+            raise AuditUnavailable("the audit log cannot be written; nothing was signalled", "make room")
+        self.events += [("recorded", subject.ref.pid) for subject in subjects]
+
+    def result(self, intent: int, ask: Ask, done: Done | None, error: str) -> None:  # noqa: ARG002
+        self.results.append((intent, error))
+
+    def refused(self, ask: Ask, refusal: Exception) -> None:  # noqa: ARG002
+        self.events.append(("refused", 0))
+
+
+class Counter:
+    """The breaker's half of a Guard: both protocols have a method `more`."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.admit = guard.admit
+        self._guard = guard
+
+    def more(self, ask: Ask, subjects: Sequence[Subject]) -> None:
+        assert ask.kill
+        self._guard.events += [("counted", subject.ref.pid) for subject in subjects]
+
+
+@pytest.fixture
+def signals(monkeypatch: pytest.MonkeyPatch) -> Generator[list[tuple[int, int]]]:
+    """Every signal that the agent's code sends, as (pid, number); 0 only asks."""
+    sent: list[tuple[int, int]] = []
+    real = ProcessRef.send_signal
+
+    def send(ref: ProcessRef, number: int) -> None:
+        if number:
+            sent.append((ref.pid, number))
+        real(ref, number)
+
+    monkeypatch.setattr(ProcessRef, "send_signal", send)
+    yield sent
+    sent.clear()
+
+
+@contextlib.contextmanager
+def sleepers(count: int) -> Generator[list[subprocess.Popen[bytes]]]:
+    with contextlib.ExitStack() as stack:
+        made: list[subprocess.Popen[bytes]] = []
+        for _ in range(count):
+            made.append(stack.enter_context(subprocess.Popen(["/bin/sleep", "1000"])))
+            stack.callback(made[-1].kill)
+        yield made
+
+
+async def carry_out(guard: Guard, order: Order) -> Done:
+    side, reapers = Reapers(1, 1), Reapers(1, 1)
+    booster = Booster(None)
+    aids = Aids(booster, side, Metrics().step)
+    tools = Tools(reapers, side, can_release=CAPABILITIES.has(Feature.PROCESS_MRELEASE))
+    gate = Gate(policy=guard, breaker=Counter(guard), audit=guard)
+    try:
+        return await Execution(CAPABILITIES, tools, aids, Metrics(), gate).run(order)
+    finally:
+        await aids.close()
+        booster.close()
+        side.close()
+        reapers.close()
+
+
+def order_for(target: target_pb2.Target, *, kill: bool = True, dry: bool = False, grace: float = 0.0) -> Order:
+    plan = Plan(kill=kill, wait_for_exit=True, timeout=10.0, reap_delay=0.001, grace=grace, boost=Boost.NONE)
+    return Order(target, plan, validate_only=dry, caller=CALLER)
+
+
+events = st.fixed_dictionaries(
+    {
+        "granted": st.booleans(),
+        "covers": st.booleans(),
+        "allowed": st.sampled_from([0, 1, 100]),
+        "records": st.booleans(),
+        "unrestricted": st.booleans(),
+        "kill": st.booleans(),
+        "dry": st.booleans(),
+        "grace": st.sampled_from([0.0, 0.01]),
+        "dead": st.sampled_from(["no", "zombie", "gone"]),
+        "inode": st.sampled_from(["none", "right", "wrong"]),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(events)
+def test_no_signal_without_grant_count_and_record(signals: list[tuple[int, int]], said: dict[str, object]) -> None:
+    signals.clear()
+    with sleepers(1) as (victim,):
+        target = target_pb2.Target(process=target_pb2.ProcessTarget(pid=victim.pid))
+        if said["inode"] != "none":
+            with ProcessRef.open(victim.pid) as ref:
+                target.process.start_time_ticks = ref.stat.start_time + (said["inode"] == "wrong")
+        if said["dead"] != "no":
+            victim.kill()
+            os.waitid(os.P_PID, victim.pid, os.WEXITED | (os.WNOWAIT if said["dead"] == "zombie" else 0))
+        guard = Guard(
+            granted=bool(said["granted"]),
+            covered=frozenset([victim.pid]) if said["covers"] else frozenset(),
+            allowed=int(str(said["allowed"])),
+            records=(bool(said["records"]),),
+            unrestricted=bool(said["unrestricted"]),
+        )
+        order = order_for(target, kill=bool(said["kill"]), dry=bool(said["dry"]), grace=float(str(said["grace"])))
+        error: RpcError | None = None
+        try:
+            asyncio.run(carry_out(guard, order))
+        except RpcError as refused:
+            error = refused
+        recorded = ("recorded", victim.pid) in guard.events
+        for pid, _ in signals:
+            assert pid == victim.pid
+            assert guard.granted
+            assert order.plan.kill
+            assert not order.validate_only
+            assert guard.unrestricted or ("covered", pid) in guard.events
+            assert ("counted", pid) in guard.events
+            assert recorded
+        assert len(guard.results) == recorded, "what has an intent has a result, and nothing else has"
+        if not guard.granted or not (guard.unrestricted or said["covers"]):
+            assert error is not None
+            assert error.details.reason == "CALLER_NOT_PERMITTED"
+        if said["dead"] != "gone" and not signals and said["dead"] == "no":
+            assert victim.poll() is None
+
+
+def test_the_answer_is_the_same_whether_the_target_exists_or_not() -> None:
+    answers: list[tuple[str, object]] = []
+    with sleepers(1) as (victim,), lab.reaped() as gone:
+        for pid in (victim.pid, gone.pid, 1, os.getpid()):
+            with pytest.raises(RpcError) as refused:
+                asyncio.run(carry_out(Guard(covered=frozenset()), order_for(target_pb2.Target(process=target_pb2.ProcessTarget(pid=pid)))))
+            answers.append((refused.value.message, refused.value.details))
+        assert victim.poll() is None
+    assert all(answer == answers[0] for answer in answers)
+
+
+@pytest.fixture
+def group() -> Generator[lab.Cgroup]:
+    with lab.memory_cgroup() as made:
+        yield made
+
+
+def _cgroup(group: lab.Cgroup) -> target_pb2.Target:
+    tree = cgroup_tree.tree("memory")
+    assert tree is not None
+    return target_pb2.Target(cgroup=target_pb2.CgroupTarget(path=f"{tree.top.rstrip('/')}/{group.path.relative_to(tree.mount.path)}"))
+
+
+@contextlib.contextmanager
+def members(group: lab.Cgroup, count: int) -> Generator[list[subprocess.Popen[bytes]]]:
+    with sleepers(count) as made:
+        for process in made:
+            group.add(process.pid)
+        yield made
+
+
+def test_one_process_that_is_not_allowed_saves_the_whole_group(group: lab.Cgroup, signals: list[tuple[int, int]]) -> None:
+    with members(group, 3) as (first, second, third):
+        guard = Guard(covered=frozenset([first.pid, third.pid]))
+        with pytest.raises(RpcError) as refused:
+            asyncio.run(carry_out(guard, order_for(_cgroup(group))))
+        assert refused.value.details.reason == "CALLER_NOT_PERMITTED"
+        assert not signals
+        assert not guard.results
+        assert all(process.poll() is None for process in (first, second, third))
+
+
+def test_a_group_over_the_limit_is_left_alone_as_a_whole(group: lab.Cgroup, signals: list[tuple[int, int]]) -> None:
+    with members(group, 3) as made:
+        guard = Guard(allowed=2)
+        with pytest.raises(RpcError) as refused:
+            asyncio.run(carry_out(guard, order_for(_cgroup(group))))
+        assert refused.value.details.reason == "KILL_LIMIT"
+        assert refused.value.details.retry_after == 3.0
+        assert guard.allowed == 2
+        assert not signals
+        assert all(process.poll() is None for process in made)
+
+
+def test_nothing_of_a_group_dies_where_its_intent_cannot_be_recorded(group: lab.Cgroup, signals: list[tuple[int, int]]) -> None:
+    with members(group, 2) as made:
+        with pytest.raises(RpcError) as refused:
+            asyncio.run(carry_out(Guard(records=(False,)), order_for(_cgroup(group))))
+        assert refused.value.details.reason == "AUDIT_UNAVAILABLE"
+        assert not signals
+        assert all(process.poll() is None for process in made)
+
+
+FORKS = """
+import os, signal, sys
+signal.signal(signal.SIGTERM, lambda *_: (os.fork() or signal.pause()))
+print("ready", flush=True)
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_the_target_forks_meanwhile_is_recorded_before_it_dies(
+    group: lab.Cgroup, signals: list[tuple[int, int]], recorded: bool
+) -> None:
+    with subprocess.Popen([sys.executable, "-c", FORKS], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout
+        try:
+            parent.stdout.readline()
+            group.add(parent.pid)
+            guard = Guard(records=(True, recorded, recorded, recorded))
+            # SIGTERM makes it fork: the child was not there when the target was opened.
+            done = asyncio.run(carry_out(guard, order_for(_cgroup(group), grace=0.2)))
+            children = {report.process.pid: report.outcome for report in done.reports if report.process.pid != parent.pid}
+            assert children, "the child was found"
+            for pid, outcome in children.items():
+                assert (("recorded", pid) in guard.events) == recorded
+                assert (outcome is Outcome.NOT_PERMITTED) != recorded
+                assert ((pid, signal.SIGKILL) in signals) <= recorded
+            assert len(guard.results) == 1
+        finally:
+            for left in group.read("cgroup.procs").split():
+                os.kill(int(left), signal.SIGKILL)
+            parent.kill()
+
+
+def test_a_limit_of_the_agent_before_the_gate_signals_nothing(signals: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_pid: int) -> int:
+        raise OSError(errno.EMFILE, "no descriptor is left")
+
+    with sleepers(1) as (victim,):
+        monkeypatch.setattr(os, "pidfd_open", full)
+        with pytest.raises(RpcError) as refused:
+            asyncio.run(carry_out(Guard(), order_for(target_pb2.Target(process=target_pb2.ProcessTarget(pid=victim.pid)))))
+        assert refused.value.details.reason == "AGENT_LIMIT"
+        assert not signals
+        assert victim.poll() is None
