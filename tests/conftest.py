@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from mrelease import Client
 from support.agent import Agent, running_agent
 from support.lab import Unavailable, need_mrelease
+
+# The same examples in every run, and nothing kept between runs: `make fuzz` is what looks for new ones.
+hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(scope="session")
