@@ -7,45 +7,120 @@
 The exceptions are drawn in ``mrelease.errors``.
 """
 
-from mrelease import errors
-from mrelease._async_client import AsyncClient
-from mrelease._client import Client
-from mrelease._enums import Boost, Feature, HeldCause, Outcome, PressureKind, Proof, QosClass, Step, UnreleasedCause, Verdict, Wait
-from mrelease._memory_models import MemoryPressure, MemorySample, PressureStall, PressureTrigger, WatchedCgroup
-from mrelease._models import (
-    Capability,
-    Cgroup,
-    CgroupMemory,
-    Container,
-    Node,
-    NodeMemory,
-    NodeRef,
-    Pod,
-    Process,
-    ProcessInfo,
-    ProcessList,
-    ProcessMemory,
-    ProcessResult,
-    ReleaseResult,
-    Target,
-    Unreleased,
-)
-from mrelease._release_models import (
-    PassedOver,
-    PressureGoal,
-    ReclaimedCandidate,
-    ReclaimEvent,
-    ReclaimStarted,
-    ReclaimSummary,
-    ReleaseProgress,
-)
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
 from mrelease._version import VERSION as __version__  # noqa: N811
-from mrelease.errors import AgentError, MreleaseError, NotReleased
+
+if TYPE_CHECKING:
+    from mrelease import errors
+    from mrelease._async_client import AsyncClient
+    from mrelease._client import Client
+    from mrelease._enums import Boost, Feature, HeldCause, Outcome, PressureKind, Proof, QosClass, Step, UnreleasedCause, Verdict, Wait
+    from mrelease._memory_models import MemoryPressure, MemorySample, PressureStall, PressureTrigger, WatchedCgroup
+    from mrelease._models import (
+        Capability,
+        Cgroup,
+        CgroupMemory,
+        Container,
+        Node,
+        NodeMemory,
+        NodeRef,
+        Pod,
+        Process,
+        ProcessInfo,
+        ProcessList,
+        ProcessMemory,
+        ProcessResult,
+        ReleaseResult,
+        Target,
+        Unreleased,
+    )
+    from mrelease._release_models import (
+        PassedOver,
+        PressureGoal,
+        ReclaimedCandidate,
+        ReclaimEvent,
+        ReclaimStarted,
+        ReclaimSummary,
+        ReleaseProgress,
+    )
+    from mrelease._tls import TLS
+    from mrelease.errors import AgentError, MreleaseError, NotReleased
+
+# Each is imported when it is first asked for: the agent needs the contract of this package and none of these.
+_HOMES = {
+    "mrelease._async_client": ("AsyncClient",),
+    "mrelease._client": ("Client",),
+    "mrelease._enums": (
+        "Boost",
+        "Feature",
+        "HeldCause",
+        "Outcome",
+        "PressureKind",
+        "Proof",
+        "QosClass",
+        "Step",
+        "UnreleasedCause",
+        "Verdict",
+        "Wait",
+    ),
+    "mrelease._memory_models": ("MemoryPressure", "MemorySample", "PressureStall", "PressureTrigger", "WatchedCgroup"),
+    "mrelease._models": (
+        "Capability",
+        "Cgroup",
+        "CgroupMemory",
+        "Container",
+        "Node",
+        "NodeMemory",
+        "NodeRef",
+        "Pod",
+        "Process",
+        "ProcessInfo",
+        "ProcessList",
+        "ProcessMemory",
+        "ProcessResult",
+        "ReleaseResult",
+        "Target",
+        "Unreleased",
+    ),
+    "mrelease._release_models": (
+        "PassedOver",
+        "PressureGoal",
+        "ReclaimedCandidate",
+        "ReclaimEvent",
+        "ReclaimStarted",
+        "ReclaimSummary",
+        "ReleaseProgress",
+    ),
+    "mrelease._tls": ("TLS",),
+    "mrelease.errors": ("AgentError", "MreleaseError", "NotReleased"),
+}
+_HOME = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> object:
+    """See PEP 562."""
+    if name == "errors":
+        return importlib.import_module("mrelease.errors")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """Everything public, imported or not."""
+    return sorted({*globals(), *__all__})
+
 
 __all__ = [
     # clients
     "Client",
     "AsyncClient",
+    "TLS",
     # what to kill, where
     "Target",
     "Process",

@@ -8,6 +8,10 @@ import sys
 
 def main() -> None:
     """Load the configuration, find out what the kernel can do, serve. Exit status: 0 drained, 1 cannot serve, 2 wrong configuration."""
+    from mrelease_agent import grpc_environment, lean
+
+    grpc_environment.prepare()
+    lean.import_asyncio()
     from mrelease_agent.config import ConfigError, load
 
     try:
@@ -29,17 +33,19 @@ def main() -> None:
         booster = Booster(state_directory(config))
         capabilities = probe(nice=config.nice).plus(booster.features())
     except OSError as error:
-        sys.exit(_complain(f"this kernel or sandbox has no pidfds ({error.strerror}), and nothing is killed without: Linux 5.15 has", 1))
+        sys.exit(_complain(f"this kernel or sandbox has no pidfds: {error.strerror}", 1))
 
     import asyncio
 
     from mrelease_agent.agent import run
-    from mrelease_agent.rpc.listener import ListenError
+    from mrelease_agent.rpc.socket_directory import ListenError
     from mrelease_agent.telemetry.logs import setup
 
     setup(config.log_format, config.log_level)
     try:
         sys.exit(asyncio.run(run(config, capabilities, booster)))
+    except ConfigError as error:
+        sys.exit(_complain(str(error), 2))
     except (ListenError, OSError) as error:
         sys.exit(_complain(str(error), 1))
 
