@@ -30,6 +30,11 @@ class Subject:
         self._size = size
         self._pod_names = pod_names
 
+    @property
+    def measured(self) -> int | None:
+        """``size`` where nothing has to be read for it."""
+        return self._size
+
     @cached_property
     def size(self) -> int:
         """Bytes that its death gives back."""
@@ -48,19 +53,38 @@ class Subject:
         """Effective user id. Not the owner of ``/proc/PID``: that is root's where the process is not dumpable, proc(5)."""
         return procfs.status(self.ref.proc).uid
 
-    @cached_property
+    # Properties around what is cached: a protocol that asks for a property does not take a cached_property.
+    @property
+    def uids(self) -> frozenset[int]:
+        """Real, effective, saved and file system user id, as numbers of the agent's user namespace."""
+        return self._uids
+
+    @property
     def cgroup(self) -> str:
         """Path in the hierarchy that counts memory, else "/"."""
-        tree = cgroup_tree.tree("memory")
-        return (tree.path_of(self.ref.proc) if tree else None) or "/"
+        return self._cgroup
 
     @cached_property
     def membership(self) -> Membership:
         """Container, pod and QoS class, as the cgroup's path says."""
-        return describe(self.cgroup)
+        return describe(self._cgroup)
 
-    @cached_property
+    @property
     def pod(self) -> tuple[str, str] | None:
         """Namespace and name of its pod; None outside of pods, and where the node does not tell."""
+        return self._pod
+
+    @cached_property
+    def _uids(self) -> frozenset[int]:
+        lines = procfs.read(self.ref.proc, "status").split(b"\n")
+        return frozenset(int(number) for line in lines if line.startswith(b"Uid:") for number in line.split()[1:])
+
+    @cached_property
+    def _cgroup(self) -> str:
+        tree = cgroup_tree.tree("memory")
+        return (tree.path_of(self.ref.proc) if tree else None) or "/"
+
+    @cached_property
+    def _pod(self) -> tuple[str, str] | None:
         uid = self.membership.pod_uid
         return self._pod_names(uid) if uid else None
