@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from mrelease_agent.guard.caller import Caller
+from mrelease_agent.guard.protected import Protection
 from mrelease_agent.guard.refusals import NotPermitted
 from mrelease_agent.guard.subject import PodNames, Subject, no_pod_names
 from mrelease_agent.linux.process import ProcessRef
@@ -67,7 +68,7 @@ class Breaker(Protocol):
         """Count these kills. Raises OverLimit: then none is counted."""
         ...
 
-    def more(self, ask: Ask, subjects: Sequence[Subject]) -> None:
+    def more(self, ask: Ask, grant: Grant, subjects: Sequence[Subject]) -> None:
         """Count kills of a running operation, of processes that its target has forked: they cannot be refused any more."""
         ...
 
@@ -117,7 +118,7 @@ class NoBreaker:
     def admit(self, ask: Ask, grant: Grant, subjects: Sequence[Subject]) -> None:  # noqa: D102
         pass
 
-    def more(self, ask: Ask, subjects: Sequence[Subject]) -> None:  # noqa: D102
+    def more(self, ask: Ask, grant: Grant, subjects: Sequence[Subject]) -> None:  # noqa: D102
         pass
 
 
@@ -158,7 +159,7 @@ class Ticket:
         if allowed:
             await self._gate.audit.more(self._intent, self._ask, allowed)
             if self._ask.kill:
-                self._gate.breaker.more(self._ask, allowed)
+                self._gate.breaker.more(self._ask, self._grant, allowed)
         return covered
 
     def close(self, done: Done | None, error: str = "") -> None:
@@ -181,12 +182,13 @@ def may(grant: Grant, subject: Subject, *, gone: bool = False) -> bool:
 
 @dataclass(slots=True)
 class Gate:
-    """Policy, breaker and audit log of an agent."""
+    """Policy, breaker and audit log of an agent, and what it never kills."""
 
     policy: Policy = field(default_factory=NoPolicy)
     breaker: Breaker = field(default_factory=NoBreaker)
     audit: Audit = field(default_factory=NoAudit)
     pod_names: PodNames = no_pod_names
+    protection: Protection = field(default_factory=Protection)
 
     def subjects(self, found: Sequence[Found]) -> list[Subject]:
         """Processes, with their sizes in bytes, as policy and audit log see them."""

@@ -20,10 +20,10 @@ class OverLimit(Refused):
     """More would be killed than is allowed in a window.
 
     ``limit``: which one, for example ``max_kills``; ``scope``: ``caller``, ``node`` or ``target``; ``retry_after``: seconds until as much
-    as was asked for is allowed again.
+    as was asked for is allowed again, None where it never is, because it alone is more.
     """
 
-    def __init__(self, message: str, remedy: str, *, limit: str, scope: str, retry_after: float) -> None:
+    def __init__(self, message: str, remedy: str, *, limit: str, scope: str, retry_after: float | None) -> None:
         super().__init__(message, remedy)
         self.limit = limit
         self.scope = scope
