@@ -19,6 +19,7 @@ from bench.entrants import gather
 from bench.footprint import footprint
 from bench.goals import goals, wrong_verdicts
 from bench.ground import Ground, sweep
+from bench.guarded import guarded
 from bench.machine import describe
 from bench.options import NAMES, Options, parse
 from bench.programs import compile_programs
@@ -89,6 +90,9 @@ def _run(options: Options) -> Results:
 
 def _small_victims(run: Run, bench: Bench, results: Results, chosen: list[str], *, quick: bool) -> None:
     """What is measured over many small victims, by an agent of its own for each way to it."""
+    if "guarded" in chosen:
+        _say("guarded: the cost of TLS, policy and audit")
+        results.guarded = guarded(run, bench.programs, 5 if quick else 1000)
     if not {"rpc", "callers"} & set(chosen):
         return
     with bench_agent() as unix, bench_agent(tcp=True) as tcp:

@@ -50,9 +50,11 @@ static void open_all(const char *procs)
 static int wait_all(int timeout_ms)
 {
 	long long deadline = now() + timeout_ms * 1000000LL;
-	int left = count;
+	int left = 0;
 
-	for (;;) {
+	for (int i = 0; i < count; i++)
+		left += processes[i].fd >= 0;
+	while (left) {
 		int rest = timeout_ms < 0 ? -1 : (int)((deadline - now()) / 1000000);
 		int ready = poll(processes, count, timeout_ms < 0 ? -1 : rest > 0 ? rest : 0);
 		left = 0;
@@ -61,9 +63,10 @@ static int wait_all(int timeout_ms)
 				processes[i].fd = -processes[i].fd - 1;
 			left += processes[i].fd >= 0;
 		}
-		if (!left || (timeout_ms >= 0 && now() >= deadline))
-			return left;
+		if (timeout_ms >= 0 && now() >= deadline)
+			break;
 	}
+	return left;
 }
 
 int main(int argc, char **argv)

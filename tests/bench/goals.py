@@ -114,6 +114,12 @@ def _rpc(results: Results) -> Iterator[Goal]:
         p50, p99 = cost.over.p50 / cost.check.p50, cost.over.p99 / cost.check.p99
         yield Goal("RPC over the release itself / Health Check, p50", "<= 1.5", f"{p50:.2f}", p50 <= 1.5)
         yield Goal("RPC over the release itself / Health Check, p99", "<= 3", f"{p99:.2f}", p99 <= 3)
+    if (trust := results.guarded) is not None:
+        for what, plain, guarded in (
+            ("RPC by mutual TLS with policy and audit / without", trust.plain, trust.audited),
+            ("the same, over the release itself", trust.plain_over, trust.audited_over),
+        ):
+            yield Goal(f"{what}, p50", "<= 1.6", f"{guarded.p50 / plain.p50:.2f}", guarded.p50 / plain.p50 <= 1.6)
     if (callers := results.callers) is not None:
         for what, rates in (("Health Checks", callers.check), ("bare echoes", callers.echo)):
             share = statistics.median(callers.kill) / statistics.median(rates)

@@ -113,6 +113,18 @@ def _rpc(results: Results, pictures: dict[str, str]) -> list[str]:
         ]
         parts += ["## Cost of the call", about, _table(["call", "Unix, p50", "Unix, p99", "TCP, p50", "TCP, p99"], rows)]
         parts += _picture("What calls take", "rpc", pictures)
+    if (trust := results.guarded) is not None:
+        about = (
+            f"{trust.plain.calls} sleeping victims of 1 MiB by each way, in turns: plaintext on loopback, mutual TLS 1.3 with an access "
+            "policy, and the same with the audit log, which is on the disk before the signal."
+        )
+        rows = [
+            ["plaintext", *_both(trust.plain), *_both(trust.plain_over)],
+            ["mutual TLS, policy", *_both(trust.trusted), *_both(trust.trusted_over)],
+            ["mutual TLS, policy, audit", *_both(trust.audited), *_both(trust.audited_over)],
+        ]
+        header = ["KillAndRelease", "p50", "p99", "over the release, p50", "over the release, p99"]
+        parts += ["## Cost of trust", about, _table(header, rows)]
     if (many := results.callers) is not None:
         about = (
             f"{many.callers} callers at once, each with its next call as soon as the last one has been answered, all from one asyncio "

@@ -121,6 +121,21 @@ class RpcCost:
 
 
 @dataclass(slots=True)
+class Guarded:
+    """KillAndRelease by plaintext on loopback, by mutual TLS with an access policy, and with the audit log too: whole, and what of it was
+    not killing and releasing.
+    """
+
+    run: Run
+    plain: Latency
+    trusted: Latency
+    audited: Latency
+    plain_over: Latency
+    trusted_over: Latency
+    audited_over: Latency
+
+
+@dataclass(slots=True)
 class Callers:
     """Calls a second of ``callers`` at once, in each round: a bare echo, Health Checks, kills of victims of 1 MiB."""
 
@@ -162,6 +177,7 @@ class Results:
     schema: int = SCHEMA
     cases: list[CaseResult] = field(default_factory=list[CaseResult])
     rpc: RpcCost | None = None
+    guarded: Guarded | None = None
     callers: Callers | None = None
     stuck: Stuck | None = None
     footprint: Footprint | None = None
@@ -173,7 +189,7 @@ class Results:
     def runs(self) -> list[Run]:
         """Every run that something is of, without repetition."""
         found: list[Run] = []
-        for part in (*self.cases, self.rpc, self.callers, self.stuck, self.footprint):
+        for part in (*self.cases, self.rpc, self.guarded, self.callers, self.stuck, self.footprint):
             if part is not None and part.run not in found:
                 found.append(part.run)
         return found
@@ -183,6 +199,7 @@ class Results:
         names = {case.name for case in newer.cases}
         self.cases = sorted([case for case in self.cases if case.name not in names] + newer.cases, key=lambda case: order.index(case.name))
         self.rpc = newer.rpc or self.rpc
+        self.guarded = newer.guarded or self.guarded
         self.callers = newer.callers or self.callers
         self.stuck = newer.stuck or self.stuck
         self.footprint = newer.footprint or self.footprint

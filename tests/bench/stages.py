@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import time
 from collections.abc import Callable, Generator
@@ -264,10 +265,10 @@ def d_state(bench: Bench, size: int, _: bool) -> Generator[Stage, None, None]:
 
 @contextmanager
 def crowd(bench: Bench, size: int, _: bool, count: int = 1000) -> Generator[Stage, None, None]:
-    """A cgroup of many processes, ``size`` bytes all together."""
+    """A container of many processes, ``size`` bytes all together: a cgroup that has a container's name."""
     ground = bench.ground
     with ground.cleared():
-        group = ground.group("crowd", ["memory", "unified"] if ground.has("unified") else ["memory"])
+        group = ground.group(secrets.token_hex(32), ["memory", "unified"] if ground.has("unified") else ["memory"])
         count = min(count, size >> 20)
         with running([bench.programs.victim, "-p", os.getpid(), *group.enter, "crowd", count, size // count]) as maker:
             found = len(maker.hear()) - 1

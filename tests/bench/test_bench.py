@@ -82,10 +82,11 @@ def test_a_trial_writes_page_data_and_pictures_and_merges_the_next_one(tmp_path:
 
 
 @needs_compiler
-def test_many_callers_and_stuck_reaps_are_measured() -> None:
-    with bench("--quick", "--only", "callers,stuck") as running:
+def test_trust_many_callers_and_stuck_reaps_are_measured() -> None:
+    with bench("--quick", "--only", "guarded,callers,stuck") as running:
         out, errors = running.communicate(timeout=110)
     assert running.returncode == 0, errors
+    assert "RPC by mutual TLS with policy and audit / without, p50" in out
     assert "4 callers: kills / Health Checks a second" in out
     assert os.geteuid() != 0 or "Health Check with 2 reaps stuck" in out
     assert left_of(running.pid) == []

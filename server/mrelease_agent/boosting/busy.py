@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -20,6 +21,10 @@ _SAMPLED: Final = 16
 #: CPU seconds that freeing a byte takes, measured at 12 GiB/s; a throttling that costs less than _WORTH seconds is let be.
 _SECONDS_PER_BYTE: Final = 0.085 / (1 << 30)
 _WORTH: Final = 0.02
+#: Seconds for which a count of the agent's own threads is good.
+_MOMENT: Final = 0.005
+#: When they were counted, time.monotonic(), and how many.
+_agent: Final = [-_MOMENT, 0.0]
 
 
 def contended(refs: Sequence[ProcessRef], loadavg: int) -> bool:
@@ -75,6 +80,14 @@ def _runnable(loadavg: int) -> int:
 
 
 def _running_of_agent() -> int:
+    """Threads of the agent that run or wait to run; for many who ask at the same time, as they were a moment ago."""
+    now = time.monotonic()
+    if now - _agent[0] > _MOMENT:
+        _agent[:] = now, _count_agent()
+    return int(_agent[1])
+
+
+def _count_agent() -> int:
     proc = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return _running_threads(proc, _SAMPLED)

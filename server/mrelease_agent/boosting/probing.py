@@ -14,7 +14,7 @@ from mrelease_agent.boosting.evacuation import evacuate
 from mrelease_agent.boosting.leaf import FOLDER, folder_path, open_folder
 from mrelease_agent.boosting.trees import Trees
 from mrelease_agent.boosting.weights import HIGHEST
-from mrelease_agent.linux import procfs
+from mrelease_agent.linux import forbidden, procfs
 from mrelease_agent.linux.budget import Budget
 from mrelease_agent.linux.capabilities import Capability, Feature, effective_capability
 from mrelease_agent.linux.cgroup_tree import Tree, read
@@ -23,6 +23,7 @@ from mrelease_agent.linux.scheduling import Raised, raise_thread
 
 _CAP_SYS_NICE: Final = 23  # linux/capability.h
 _MOVE_SECONDS: Final = 5.0
+_REMEDY_FOLDER: Final = "make that directory before the agent starts, as deploy/systemd does, or give the agent CAP_DAC_OVERRIDE"
 _REMEDY_MOUNT: Final = "mount the node's /sys/fs/cgroup into the agent's container by hostPath, to be written"
 
 
@@ -85,7 +86,9 @@ def _evacuation(tree: Tree | None, child: ProcessRef) -> tuple[Capability, Raise
     try:
         os.close(open_folder(tree, make=True))
     except OSError as error:
-        return Capability(feature, False, _refusal(f"{tree.mount.path}/{FOLDER} cannot be made", error), _remedy(error)), None
+        # The top of a hierarchy may be written by nobody (0555): root needs CAP_DAC_OVERRIDE for it, as least privilege does not have.
+        remedy = _REMEDY_FOLDER if error.errno == errno.EACCES and os.geteuid() == 0 else _remedy(error)
+        return Capability(feature, False, _refusal(f"{tree.mount.path}/{FOLDER} cannot be made", error), remedy), None
     refused: list[OSError] = []
     moved = evacuate(tree, None, [child], Budget(_MOVE_SECONDS), refused=refused.append)
     if moved is None:
@@ -134,15 +137,23 @@ def _refused_weight(tree: Tree, name: str) -> tuple[str, OSError] | None:
 
 def _priority(raised: Raised, realtime: bool, at_top: bool) -> Capability:
     feature = Feature.BOOST_PRIORITY
+    without = "victims keep their class, nice value and CPUs"
+    if raised is Raised.NO and (trouble := forbidden.why("setpriority")):
+        return Capability(feature, False, f"{trouble}: {without}", "allow setpriority and sched_setscheduler in the seccomp profile")
     if raised is Raised.NO or not effective_capability(_CAP_SYS_NICE):
-        return Capability(
-            feature,
-            False,
-            "no CAP_SYS_NICE: victims keep their class, nice value and CPUs",
-            "run the agent as root or give it CAP_SYS_NICE",
-        )
+        return Capability(feature, False, f"no CAP_SYS_NICE: {without}", "run the agent as root or give it CAP_SYS_NICE")
+    found = _highest(realtime, at_top)
+    if trouble := forbidden.why("sched_setaffinity"):
+        return Capability(feature, True, f"{found.reason}; victims keep their CPUs ({trouble})")
+    return found
+
+
+def _highest(realtime: bool, at_top: bool) -> Capability:
+    feature = Feature.BOOST_PRIORITY
     if realtime:
         return Capability(feature, True, "SCHED_RR works in every cgroup, and goes before all CPU weights and limits")
+    if trouble := forbidden.why("sched_setscheduler"):
+        return Capability(feature, True, f"nice -20, which counts within one cgroup; SCHED_RR is refused ({trouble})")
     if at_top:
         return Capability(
             feature,
@@ -164,15 +175,14 @@ def _has_rt_groups(tree: Tree | None) -> bool:
 
 
 def _shows_node(tree: Tree) -> bool:
-    """Whether pid 1, as far as the agent can see it, is below the mount."""
-    try:
+    """Whether pid 1, as far as the agent can see it, is below the mount: where /proc is mounted with hidepid, it cannot."""
+    with contextlib.suppress(procfs.ProcessGoneError, PermissionError):
         proc = procfs.open_process(1)
-    except procfs.ProcessGoneError:
-        return True
-    try:
-        return tree.path_of(proc) is not None
-    finally:
-        os.close(proc)
+        try:
+            return tree.path_of(proc) is not None
+        finally:
+            os.close(proc)
+    return True
 
 
 def _has_weights(tree: Tree) -> bool:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from mrelease_agent.linux import cgroups, pressure
+from mrelease_agent.linux import cgroups, forbidden, pressure
 from mrelease_agent.linux.node import kernel_version
 from mrelease_agent.linux.syscalls import process_mrelease
 
 _CAP_KILL, _CAP_SYS_PTRACE = 5, 19  # linux/capability.h
+#: Inode of the first user namespace, PROC_USER_INIT_INO of linux/proc_ns.h.
+_FIRST_USER_NAMESPACE = 0xEFFFFFFD
 
 
 class Feature(IntEnum):
@@ -31,6 +33,7 @@ class Feature(IntEnum):
     BOOST_EVACUATION = 8
     BOOST_LIFT = 9
     MEMORY_PRESSURE = 10
+    AUDIT = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +70,22 @@ class Capabilities:
 def probe(*, nice: int | None) -> Capabilities:
     """Find out what works; ``nice`` is the priority that the agent is to have, which this also sets.
 
-    Forks: call it before the process has other threads.
+    Forks: call it before the process has other threads. Raises OSError that says what to change where there are no pidfds at all.
     """
+    forbidden.find()
+    _need_pidfds()
     return Capabilities(
         iter((_mrelease(), _pidfd_inode(), _kill_any_user(), _memory_cgroup(), _compare_mm(), _priority(nice), _memory_pressure()))
     )
+
+
+def _need_pidfds() -> None:
+    for name in ("pidfd_open", "pidfd_send_signal"):
+        trouble = forbidden.why(name)
+        if trouble:
+            raise OSError(
+                errno.ENOSYS, f"{trouble}, and nothing is killed without; run Linux 5.15 or newer and allow it in the seccomp profile"
+            )
 
 
 def _mrelease() -> Capability:
@@ -121,6 +135,20 @@ def _pidfd_inode() -> Capability:
 
 def _kill_any_user() -> Capability:
     if effective_capability(_CAP_KILL):
+        if _in_user_namespace():
+            return Capability(
+                Feature.KILL_ANY_USER,
+                False,
+                "the agent is in a user namespace: CAP_KILL counts for processes in it alone",
+                "run the agent in the node's user namespace (hostUsers: true, no --userns)",
+            )
+        if _hidden():
+            return Capability(
+                Feature.KILL_ANY_USER,
+                False,
+                f"/proc is mounted with hidepid: other processes than those of user {os.geteuid()} cannot be seen",
+                "give the agent CAP_SYS_PTRACE, or a group that the gid= of that mount names",
+            )
         return Capability(Feature.KILL_ANY_USER, True, "CAP_KILL is effective")
     return Capability(
         Feature.KILL_ANY_USER,
@@ -143,27 +171,49 @@ def _memory_cgroup() -> Capability:
 
 
 def _compare_mm() -> Capability:
-    if effective_capability(_CAP_SYS_PTRACE):
-        return Capability(Feature.COMPARE_MM, True, "CAP_SYS_PTRACE is effective")
-    return Capability(
-        Feature.COMPARE_MM,
-        False,
-        f"no CAP_SYS_PTRACE: who shares an address space is seen for processes of user {os.geteuid()} only",
-        "run the agent as root or give it CAP_SYS_PTRACE",
-    )
+    feature = Feature.COMPARE_MM
+    lost = "who shares an address space or holds a robust mutex is seen"
+    calls = ("kcmp", "get_robust_list", "process_vm_readv")
+    troubles = [trouble for trouble in map(forbidden.why, calls) if trouble]
+    if troubles:
+        return Capability(
+            feature,
+            False,
+            f"{'; '.join(troubles)}: {lost} for no process, or not in full",
+            f"allow {', '.join(calls)} in the seccomp profile of the agent's container or service",
+        )
+    if not effective_capability(_CAP_SYS_PTRACE):
+        return Capability(
+            feature,
+            False,
+            f"no CAP_SYS_PTRACE: {lost} for processes of user {os.geteuid()} only",
+            "run the agent as root or give it CAP_SYS_PTRACE",
+        )
+    if _in_user_namespace():
+        return Capability(
+            feature,
+            False,
+            f"the agent is in a user namespace: {lost} for processes in it alone",
+            "run the agent in the node's user namespace (hostUsers: true, no --userns)",
+        )
+    return Capability(feature, True, "CAP_SYS_PTRACE is effective")
 
 
 def _priority(nice: int | None) -> Capability:
     feature = Feature.RAISED_PRIORITY
     if nice is not None:
         try:
+            forbidden.check("setpriority")
             os.setpriority(os.PRIO_PROCESS, 0, nice)
-        except PermissionError:
+        except OSError:
+            trouble = forbidden.why("setpriority")
             return Capability(
                 feature,
                 False,
-                f"nice {nice} is not permitted: a busy node can starve the agent",
-                "run the agent as root, give it CAP_SYS_NICE, or raise RLIMIT_NICE",
+                f"nice {nice} is not permitted{f' ({trouble})' if trouble else ''}: a busy node can starve the agent",
+                "allow setpriority in the seccomp profile"
+                if trouble
+                else "run the agent as root, give it CAP_SYS_NICE, or raise RLIMIT_NICE",
             )
     now = os.getpriority(os.PRIO_PROCESS, 0)
     if now < 0:
@@ -199,6 +249,22 @@ def effective_capability(number: int) -> bool:
     with open("/proc/self/status", encoding="ascii", errors="replace") as lines:
         effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
     return bool(effective >> number & 1)
+
+
+def _in_user_namespace() -> bool:
+    """Whether capabilities count in a part of the node only, user_namespaces(7)."""
+    return os.stat("/proc/self/ns/user").st_ino != _FIRST_USER_NAMESPACE  # noqa: PTH116 - as elsewhere in /proc
+
+
+def _hidden() -> bool:
+    """Whether /proc shows other users' processes to fewer than this agent: its option hidepid, proc(5)."""
+    with open("/proc/self/mounts", encoding="utf-8", errors="replace") as lines:
+        mounts = [line.split() for line in lines]
+    options = next((fields[3].split(",") for fields in reversed(mounts) if fields[1] == "/proc"), list[str]())
+    if effective_capability(_CAP_SYS_PTRACE) or {"hidepid=0", "hidepid=off"} & {*options}:
+        return False
+    seeing = next((int(option[4:]) for option in options if option.startswith("gid=")), 0)
+    return any(option.startswith("hidepid=") for option in options) and seeing not in (os.getegid(), *os.getgroups())
 
 
 def _in_child(question: Callable[[], int]) -> int:

@@ -49,8 +49,10 @@ class MemoryCgroup:
         self.before = self.usage()
 
     @classmethod
-    def of(cls, pid: int, proc: int) -> MemoryCgroup | None:
+    def of(cls, pid: int, proc: int, ppid: int = 0) -> MemoryCgroup | None:
         """Open the memory cgroup of a process; None where it has none that can be read here. The root cgroup does not count its own.
+
+        ``ppid``: its parent where that is known, which mostly is a member too: then the others need not be listed, which can take long.
 
         A cgroup of v2 whose parent passes the memory controller not on (podman's, a nested manager's) is charged with the next one above
         that has it.
@@ -65,7 +67,7 @@ class MemoryCgroup:
             charged, fd, usage = _open_charged(tree, path)
         except (ProcessGoneError, OSError):
             return None
-        return cls(charged, fd, usage, alone=_alone(fd, pid))
+        return cls(charged, fd, usage, alone=not _in_cgroup(tree, ppid, path) and _alone(fd, pid))
 
     def usage(self) -> int:
         """Charge in bytes now; the last one known where it can no longer be read (ENODEV: the cgroup was removed)."""
@@ -99,6 +101,12 @@ def _open_charged(tree: Tree, path: str) -> tuple[str, int, int]:
         if error.errno != errno.ENOENT or not above:
             raise
     return _open_charged(tree, above)
+
+
+def _in_cgroup(tree: Tree, pid: int, path: str) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", "rb", buffering=0) as table:
+        return tree.path_in(table.read()) == path
+    return False
 
 
 def _alone(fd: int, pid: int) -> bool:

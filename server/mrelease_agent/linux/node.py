@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-_SIZES: Final = re.compile(rb"^(MemTotal|MemFree|MemAvailable|SwapTotal|SwapFree): +(\d+) kB$", re.MULTILINE)
+_SIZES: Final = (b"MemTotal:", b"MemFree:", b"MemAvailable:", b"\nSwapTotal:", b"\nSwapFree:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +44,10 @@ def _meminfo() -> int:
 
 def memory() -> NodeMemory:
     """Read /proc/meminfo. Raises OSError for limits of the agent's process."""
-    sizes = {key: int(size) * 1024 for key, size in _SIZES.findall(os.pread(_meminfo(), 4096, 0))}
-    return NodeMemory(
-        total=sizes[b"MemTotal"],
-        free=sizes[b"MemFree"],
-        available=sizes[b"MemAvailable"],
-        swap_total=sizes[b"SwapTotal"],
-        swap_free=sizes[b"SwapFree"],
-    )
+    raw = os.pread(_meminfo(), 4096, 0)
+    return NodeMemory(*[_size(raw, name) for name in _SIZES])
+
+
+def _size(raw: bytes, name: bytes) -> int:
+    at = raw.index(name) + len(name)
+    return int(raw[at : raw.index(b" kB", at)]) * 1024

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from mrelease_agent.linux import forbidden
+
 #: ``inherit``: as the thread that made this one. No class below ``other``: reaping is there because others wait for CPU time. Real time
 #: is ``rr`` and not SCHED_FIFO, so that reapers on one CPU take turns.
 SchedulingClass = Literal["inherit", "other", "rr"]
@@ -41,12 +43,14 @@ class ThreadScheduling:
     def _apply(self) -> Iterator[Refusal]:
         if self.cpus:
             try:
+                forbidden.check("sched_setaffinity")
                 os.sched_setaffinity(0, self.cpus)
             except OSError as error:
                 reason = f"none of the CPUs {format_cpus(self.cpus)} may be used ({error.strerror})"
                 yield Refusal("cpus", reason, "name CPUs that the cpuset of the agent's cgroup has")
         if self.policy != "inherit":
             try:
+                forbidden.check("sched_setscheduler")
                 if self.policy == "rr":
                     os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(_PRIORITY))
                 else:
@@ -59,6 +63,7 @@ class ThreadScheduling:
                 )
         if self.nice is not None:
             try:
+                forbidden.check("setpriority")
                 os.setpriority(os.PRIO_PROCESS, 0, self.nice)  # of 0 the kernel takes the calling thread alone, setpriority(2)
             except OSError as error:
                 reason = f"nice {self.nice} is refused ({error.strerror})"

@@ -27,7 +27,7 @@ class ProcessGoneError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Stat:
-    """What proc_pid_stat(5) says of a process. ``start_time`` in clock ticks since boot."""
+    """What proc_pid_stat(5) says of a process. ``start_time`` in clock ticks since boot; ``size`` of its address space in bytes."""
 
     pid: int
     comm: str
@@ -36,6 +36,7 @@ class Stat:
     flags: int
     threads: int
     start_time: int
+    size: int = 0
 
     @property
     def kernel_thread(self) -> bool:
@@ -100,7 +101,7 @@ def stat(proc: int, prefix: str = "") -> Stat:
     # The name may contain blanks and parentheses: it ends at the last one.
     head, _, tail = raw.rpartition(b")")
     pid, _, comm = head.partition(b" (")
-    fields = tail.split()
+    fields = tail.split(None, 21)
     return Stat(
         pid=int(pid),
         comm=comm.decode("utf-8", "replace"),
@@ -109,34 +110,51 @@ def stat(proc: int, prefix: str = "") -> Stat:
         flags=int(fields[6]),
         threads=int(fields[17]),
         start_time=int(fields[19]),
+        size=int(fields[20]),
     )
 
 
 def status(proc: int, prefix: str = "") -> Status:
     """Read ``status`` of a process, or of one thread with ``prefix="task/TID/"``. Raises ProcessGoneError."""
-    fields = {name: value for name, _, value in (line.partition(b":\t") for line in read(proc, prefix + "status").split(b"\n"))}
-
-    def size(name: bytes) -> int:
-        return int(fields[name].split()[0]) * 1024 if name in fields else 0
-
-    memory = None
-    if b"RssAnon" in fields:
-        memory = Memory(
-            anon=size(b"RssAnon"),
-            file=size(b"RssFile"),
-            shmem=size(b"RssShmem"),
-            swap=size(b"VmSwap"),
-            hugetlb=size(b"HugetlbPages"),
-            page_table=size(b"VmPTE"),
-        )
-    pending = int(fields.get(b"SigPnd", b"0"), 16) | int(fields.get(b"ShdPnd", b"0"), 16)
+    raw = read(proc, prefix + "status")
     return Status(
-        tgid=int(fields[b"Tgid"]),
-        uid=int(fields[b"Uid"].split()[1]),
-        memory=memory,
-        core_dumping=fields.get(b"CoreDumping", b"0").strip() == b"1",
-        sigkill_pending=bool(pending & _SIGKILL_BIT),
+        tgid=int(_field(raw, b"\nTgid:")),
+        uid=int(_field(raw, b"\nUid:").split()[1]),
+        memory=_memory(raw),
+        core_dumping=_field(raw, b"\nCoreDumping:").strip() == b"1",
+        sigkill_pending=bool((int(_field(raw, b"\nSigPnd:"), 16) | int(_field(raw, b"\nShdPnd:"), 16)) & _SIGKILL_BIT),
     )
+
+
+def memory(proc: int) -> Memory | None:
+    """Memory in ``status`` of a process; None where its leader has no address space (any more). Raises ProcessGoneError."""
+    return _memory(read(proc, "status"))
+
+
+def _memory(raw: bytes) -> Memory | None:
+    at = raw.find(b"\nRssAnon:")
+    if at < 0:
+        return None
+    return Memory(
+        anon=_size(raw, b"\nRssAnon:", at),
+        file=_size(raw, b"\nRssFile:", at),
+        shmem=_size(raw, b"\nRssShmem:", at),
+        swap=_size(raw, b"\nVmSwap:", at),
+        hugetlb=_size(raw, b"\nHugetlbPages:", at),
+        page_table=_size(raw, b"\nVmPTE:", at),
+    )
+
+
+def _size(raw: bytes, name: bytes, after: int) -> int:
+    """A size of ``status`` in bytes; 0 where this kernel does not show it."""
+    at = raw.find(name, after)
+    return int(raw[at + len(name) : raw.index(b" kB", at)]) * 1024 if at >= 0 else 0
+
+
+def _field(raw: bytes, name: bytes) -> bytes:
+    """A line of ``status``; "0" where this kernel does not show it. No process can forge one: line breaks in its name are escaped."""
+    at = raw.find(name)
+    return raw[at + len(name) : raw.index(b"\n", at + 1)] if at >= 0 else b"0"
 
 
 def start_time(pid: int) -> int:
@@ -144,6 +162,15 @@ def start_time(pid: int) -> int:
     try:
         with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
             return int(file.read().rpartition(b")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def parent(pid: int) -> int:
+    """Pid of the parent of whatever has ``pid`` now; 0 where nothing has, and where it is not of this PID namespace."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return int(file.read().rpartition(b")")[2].split(None, 3)[1])
     except (FileNotFoundError, ProcessLookupError):
         return 0
 
@@ -176,12 +203,13 @@ def address_space(proc: int) -> tuple[int, Memory] | None:
     that memory is back: from exit_mm() on no thread shows it, long before it is free.
     """
     try:
-        leader = status(proc)
+        raw = read(proc, "status")
     except ProcessGoneError:
         return None
-    if leader.memory is not None:
-        return leader.tgid, leader.memory
-    return next(((tid, found.memory) for tid, found in thread_statuses(proc) if found.memory is not None), None)
+    found = _memory(raw)
+    if found is not None:
+        return int(_field(raw, b"\nTgid:")), found
+    return next(((tid, each.memory) for tid, each in thread_statuses(proc) if each.memory is not None), None)
 
 
 def core_dumping(proc: int) -> bool:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 import sys
 from typing import Final
 
-from mrelease_agent.linux import procfs
+from mrelease_agent.linux import forbidden, procfs
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_GET_ROBUST_LIST: Final = {"x86_64": 274, "aarch64": 100, "riscv64": 100, "ppc64le": 299, "s390x": 305}.get(platform.machine())
 #: Of a process with more threads, those that were made first: the look costs some 5 us for each.
 _MAX_THREADS: Final = 512
 #: struct robust_list_head: next, offset of the futex, the mutex that is being taken or given up.
@@ -37,7 +35,7 @@ def holds_robust_mutex(proc: int) -> bool:
     A process chooses where its list is. In memory that a file system or userfaultfd(2) has to provide, reading it would wait for whoever
     does, and pin the memory meanwhile: so only private pages that are there are read.
     """
-    if _GET_ROBUST_LIST is None:
+    if forbidden.GET_ROBUST_LIST is None or forbidden.is_deadly("get_robust_list") or forbidden.is_deadly("process_vm_readv"):
         return False
     try:
         return any(_held_by(proc, tid) for tid in procfs.thread_ids(proc)[:_MAX_THREADS])
@@ -47,7 +45,7 @@ def holds_robust_mutex(proc: int) -> bool:
 
 def _held_by(proc: int, tid: int) -> bool:
     address, size = ctypes.c_uint64(0), ctypes.c_size_t(0)
-    if _libc.syscall(_GET_ROBUST_LIST, tid, ctypes.byref(address), ctypes.byref(size)) or not address.value:
+    if _libc.syscall(forbidden.GET_ROBUST_LIST, tid, ctypes.byref(address), ctypes.byref(size)) or not address.value:
         return False
     if not _is_private_and_there(proc, tid, address.value):
         return False

@@ -8,6 +8,8 @@ from collections.abc import Set as AbstractSet
 from enum import IntEnum
 from typing import Final
 
+from mrelease_agent.linux import forbidden
+
 #: Classes that are raised. A thread that is real time or deadline already is before us.
 _ORDINARY: Final = frozenset({os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_IDLE})
 #: The least real-time priority: before all that is not real time, after all else that is.
@@ -33,6 +35,7 @@ def raise_thread(tid: int, cpus: AbstractSet[int]) -> Raised:
     """
     try:
         with contextlib.suppress(PermissionError, ValueError):
+            forbidden.check("sched_setaffinity")
             now = os.sched_getaffinity(tid)
             if not cpus <= now:
                 # A superset: the thread need not leave its CPU, for which the call would have to wait.
@@ -43,12 +46,22 @@ def raise_thread(tid: int, cpus: AbstractSet[int]) -> Raised:
         policy = os.sched_getscheduler(tid) & ~os.SCHED_RESET_ON_FORK
         if policy not in _ORDINARY:
             return Raised.REALTIME
-        with contextlib.suppress(PermissionError):
-            os.sched_setscheduler(tid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(_REALTIME_PRIORITY))
+        try:
+            _set_policy(tid, os.SCHED_RR | os.SCHED_RESET_ON_FORK, _REALTIME_PRIORITY)
             return Raised.REALTIME
+        except ProcessLookupError:
+            return Raised.NO
+        except OSError:  # EPERM, or what a seccomp filter answers
+            pass
         if policy != os.SCHED_OTHER:
-            os.sched_setscheduler(tid, os.SCHED_OTHER, os.sched_param(0))
+            _set_policy(tid, os.SCHED_OTHER, 0)
+        forbidden.check("setpriority")
         os.setpriority(os.PRIO_PROCESS, tid, _HIGHEST_NICE)
     except OSError:
         return Raised.NO
     return Raised.NICE
+
+
+def _set_policy(tid: int, policy: int, priority: int) -> None:
+    forbidden.check("sched_setscheduler")
+    os.sched_setscheduler(tid, policy, os.sched_param(priority))

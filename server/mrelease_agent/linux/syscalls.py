@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from typing import Final
+
+from mrelease_agent.linux import forbidden
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
-# process_mrelease has one number on every architecture but alpha (asm-generic/unistd.h); kcmp is older than that rule.
+# One number on every architecture but alpha (asm-generic/unistd.h).
 PROCESS_MRELEASE: Final = 448
-_KCMP: Final = {"x86_64": 312, "aarch64": 272, "riscv64": 272, "ppc64le": 354, "s390x": 343}.get(platform.machine())
 _KCMP_VM: Final = 1  # linux/kcmp.h
-_OPENAT2: Final = 437  # also the same everywhere
 # linux/openat2.h: RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH
 _RESOLVE: Final = 0x01 | 0x04 | 0x08
 
@@ -43,9 +42,9 @@ def same_address_space(tid_a: int, tid_b: int) -> bool | None:
 
 def address_space_order(tid_a: int, tid_b: int) -> int | None:
     """0 where two threads have one address space, -1 or 1 for the order of two, the same until the next boot; None as above."""
-    if _KCMP is None:
+    if forbidden.KCMP is None or forbidden.is_deadly("kcmp"):
         return None
-    return {0: 0, 1: -1, 2: 1}.get(_libc.syscall(_KCMP, tid_a, tid_b, _KCMP_VM, 0, 0))
+    return {0: 0, 1: -1, 2: 1}.get(_libc.syscall(forbidden.KCMP, tid_a, tid_b, _KCMP_VM, 0, 0))
 
 
 def open_beneath(directory: int, path: str, flags: int) -> int:
@@ -54,7 +53,7 @@ def open_beneath(directory: int, path: str, flags: int) -> int:
     Not there before Linux 5.6 and behind some seccomp profiles.
     """
     raw = os.fsencode(path)
-    if b"\0" in raw:
+    if b"\0" in raw or forbidden.is_deadly("openat2"):
         return -1
     how = _OpenHow(flags, 0, _RESOLVE)
-    return int(_libc.syscall(_OPENAT2, directory, raw, ctypes.byref(how), ctypes.sizeof(how)))
+    return int(_libc.syscall(forbidden.OPENAT2, directory, raw, ctypes.byref(how), ctypes.sizeof(how)))

@@ -8,19 +8,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Coroutine
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.reaping import explain
 from mrelease_agent.reaping.aid import Aid
-from mrelease_agent.reaping.operation import LimitError, Measured, NotDyingError, Operation
+from mrelease_agent.reaping.errors import LimitError, NotDyingError
+from mrelease_agent.reaping.measuring import Measured
+from mrelease_agent.reaping.operation import Operation
 from mrelease_agent.reaping.outcome import Outcome, Step
 from mrelease_agent.reaping.report import Plan, Report
 
 _FIRST_PAUSE: Final = 0.001
 _LAST_PAUSE: Final = 0.05
+#: Bytes up to which a process that gets to run has freed itself before it could be reaped.
+_SMALL: Final = 4 << 20
+#: Seconds in which at least one of the small ones has to exit, and for which they may go on doing so: then they are reaped too.
+_PROGRESS: Final = 0.01
+_PATIENCE: Final = 0.25
 
 Make = Callable[[ProcessRef, Plan, Measured], Operation]
 
@@ -88,23 +95,27 @@ class SetOperation:
         if self._plan.kill:
             await self._aid.before_kill([operation.ref for operation in prepared], sum(member.size for member in first))
         self._deadline = time.monotonic() + self._plan.timeout
+        all_at_once = False
         if self._plan.kill:
             for operation in prepared:
                 operation.begin_with_all()
-            await self._members.kill_all()
+            all_at_once = await self._members.kill_all()
         self._begin(prepared)
-        pause = _FIRST_PAUSE
+        # No fork outruns cgroup.kill: then who comes later was moved here.
+        pause = _LAST_PAUSE if all_at_once else _FIRST_PAUSE
+        looking = not all_at_once
         while self._plan.kill and self._remaining > 0:
-            if await self._again():
+            if looking and await self._again():
                 pause = _FIRST_PAUSE
-            elif not self._tasks:
-                break
-            else:
+            elif self._tasks:
                 await asyncio.wait(self._tasks, timeout=pause)
                 pause = min(pause * 2, _LAST_PAUSE)
+            elif looking:
+                break
+            looking = True
         if self._plan.kill and self._remaining <= 0:
             await self._again()  # who outran us so far is killed too, and reported as it is then
-        if self._tasks:
+        while self._tasks:
             await asyncio.wait(self._tasks)
         if self._reports and all(report.outcome is Outcome.NOT_DYING and report.step is Step.GUARD for report in self._reports):
             raise NotDyingError
@@ -118,6 +129,7 @@ class SetOperation:
         try:
             for operation in operations:
                 await operation.prepare()
+            await Operation.search_sharers(operations)
         except BaseException:
             for operation in operations:
                 operation.close()
@@ -137,8 +149,7 @@ class SetOperation:
             await operation.prepare_again()
 
     def _begin(self, operations: list[Operation]) -> None:
-        loop = asyncio.get_running_loop()
-        begun: list[ProcessRef] = []
+        begun: list[Operation] = []
         for operation in operations:
             try:
                 operation.begin()
@@ -153,11 +164,36 @@ class SetOperation:
                 operation.close()
                 continue
             self._reports.append(operation.report)
-            begun.append(operation.ref)
-            task = loop.create_task(self._complete(operation))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        self._aid.after_kill(begun if self._plan.kill else [operation.ref for operation in operations if operation.is_dying])
+            begun.append(operation)
+        if begun:
+            self._spawn(self._complete_all(begun))
+        helped = begun if self._plan.kill else [operation for operation in begun if operation.is_dying]
+        self._aid.after_kill([operation.ref for operation in helped])
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _complete_all(self, operations: list[Operation]) -> None:
+        """Settle those that exit by themselves, which costs little; each of the others has a task of its own."""
+        left = operations
+        if self._plan.kill and self._plan.reap_delay > 0:
+            left = await _settle(left, min(self._plan.reap_delay, self._remaining))
+        small: list[Operation] = []
+        for operation in left:
+            if operation.size <= _SMALL and self._plan.kill and self._plan.reap_delay > 0:
+                small.append(operation)
+            else:
+                self._spawn(self._complete(operation))
+        # A thousand that exit need all CPUs for that. To reap them meanwhile would only be in their way.
+        until = time.monotonic() + min(_PATIENCE, self._plan.timeout / 2)
+        while small and time.monotonic() < until:
+            before, small = len(small), await _settle(small, _PROGRESS)
+            if len(small) == before:
+                break
+        for operation in small:
+            self._spawn(self._complete(operation))
 
     async def _complete(self, operation: Operation) -> None:
         try:
@@ -184,3 +220,18 @@ class SetOperation:
         except (OSError, LimitError):  # a limit of the agent's process: operations that end make room
             return False
         return bool(members)
+
+
+async def _settle(operations: list[Operation], seconds: float) -> list[Operation]:
+    """Wait until all have exited, up to ``seconds``; returns those that have not, or whose memory is not proven back."""
+    until = time.monotonic() + seconds
+    for operation in operations:
+        if not await operation.wait_exit(until - time.monotonic()):
+            break
+    left: list[Operation] = []
+    for operation in operations:
+        if operation.settle():
+            operation.close()
+        else:
+            left.append(operation)
+    return left

@@ -43,13 +43,17 @@ class Group:
 
         Raises WalkLimitError; PermissionError.
         """
+        return sorted(self.places())
+
+    def places(self) -> dict[int, str]:
+        """List like members(), with the canonical path of the cgroup that each process is in: the group's, or that of one below it."""
         before = self._read()
         for _ in range(_MOST_READINGS - 1):
-            now = self._read()
-            if now == before:
+            last, before = before, self._read()
+            if last.keys() == before.keys():
                 break
-            before = now
-        return sorted(before - {0})
+        before.pop(0, None)
+        return before
 
     def holds(self, proc: int) -> bool:
         """Whether a process is in the group now, given a directory fd of procfs.open_process(); false when it is gone."""
@@ -84,8 +88,8 @@ class Group:
         except OSError:
             return False
         try:
-            mine = self._read()
-            return bool(mine) and mine == _read(fd) and _kill(fd)
+            mine = self._read().keys()
+            return bool(mine) and mine == _read(fd, self.path).keys() and _kill(fd)
         except (OSError, cgroup_tree.WalkLimitError):
             return False
         finally:
@@ -144,6 +148,10 @@ class Group:
             return error.errno in (errno.ENOENT, errno.ENODEV)
         return False
 
+    def is_leaf(self) -> bool:
+        """Whether no cgroup is below it: kernfs counts links as file systems on disk do, 2 and one for each child."""
+        return os.fstat(self._fd).st_nlink <= 2
+
     def owner(self) -> int:
         """User id that owns the cgroup: 0 but for one delegated to a user, cgroups(7)."""
         return os.fstat(self._fd).st_uid
@@ -167,8 +175,8 @@ class Group:
     def __repr__(self) -> str:
         return f"Group({self.path!r})"
 
-    def _read(self) -> set[int]:
-        return _read(self._fd)
+    def _read(self) -> dict[int, str]:
+        return _read(self._fd, self.path)
 
     def _event(self, name: bytes) -> bytes | None:
         lines = (line.partition(b" ") for line in cgroup_tree.read(self._fd, "cgroup.events").splitlines())
@@ -219,10 +227,10 @@ def pid_numbers(proc: int) -> tuple[int, ...]:
     return (procfs.stat(proc).pid,)  # CONFIG_PID_NS=n
 
 
-def _read(fd: int) -> set[int]:
-    found: set[int] = set()
-    for _, child in cgroup_tree.walk(fd, "/", strict=True):
-        found |= cgroup_tree.pids(child)
+def _read(fd: int, path: str) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for place, child in cgroup_tree.walk(fd, path, strict=True):
+        found.update(dict.fromkeys(cgroup_tree.pids(child), place))
     return found
 
 

@@ -14,7 +14,25 @@ from typing import Final, Literal
 
 Field = Literal["container.id", "pod.uid", "pod.containers", "cgroup.path", "process.container_id", "process.pid"]
 Rule = Literal[
-    "root", "init", "agent", "ancestor-of-agent", "kernel-thread", "sandbox", "monitor", "pod", "runtime", "threaded", "not-a-cgroup"
+    "root",
+    "init",
+    "agent",
+    "ancestor-of-agent",
+    "agent-pod",
+    "kernel-thread",
+    "sandbox",
+    "monitor",
+    "pod",
+    "runtime",
+    "kubelet",
+    "threaded",
+    "not-a-cgroup",
+    "oom-score-adj",
+    "protected-cgroup",
+    "protected-namespace",
+    "protected-user",
+    "protected-name",
+    "unverified",
 ]
 
 _REMEDIES: Final[dict[Rule, str]] = {
@@ -22,13 +40,21 @@ _REMEDIES: Final[dict[Rule, str]] = {
     "init": "name a cgroup that does not hold the node's pid 1",
     "agent": "name a cgroup that does not hold the agent",
     "ancestor-of-agent": "name a cgroup that does not hold a parent of the agent's process",
+    "agent-pod": "name another one than the agent's own pod",
     "kernel-thread": "name a cgroup that holds user processes only",
     "sandbox": "name the pod's other containers: the sandbox holds its network, not its memory",
     "monitor": "name the container that it monitors",
     "pod": "name the pod by its uid, so that its sandbox lives on",
     "runtime": "name the containers or pods themselves: their runtime is needed to run them",
+    "kubelet": "name the pods themselves: the kubelet is needed to run them",
     "threaded": "name the domain cgroup above it, to which its processes belong",
     "not-a-cgroup": "name a directory of the hierarchy itself, not a link, a file or a mount",
+    "oom-score-adj": "name its other processes one by one; the node's configuration says so (protected_oom_score_adj)",
+    "protected-cgroup": "the node's configuration says so (protected_cgroups); there is no override in a request",
+    "protected-namespace": "the node's configuration says so (protected_namespaces); there is no override in a request",
+    "protected-user": "name the processes of other users one by one; the node's configuration says so (protected_users)",
+    "protected-name": "name its other processes one by one; the node's configuration says so (protected_names)",
+    "unverified": "let the agent see more: the node's /sys/fs/cgroup and /var/log/pods, its PID namespace, CAP_SYS_PTRACE",
 }
 
 

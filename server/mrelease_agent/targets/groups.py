@@ -219,16 +219,21 @@ def _containers(hierarchy: Tree, uid: str, pod_path: str, field: Field, value: s
     return found
 
 
-def _refuse_sandbox(group: Group, field: Field, value: str) -> None:
-    """Refuse a container, or what is in it, that is its pod's sandbox."""
+def is_sandbox(group: Group, field: Field = "container.id", value: str = "") -> bool:
+    """Whether a container, or what is in it, is its pod's sandbox. Raises UnreadableGroupError, GroupNotFoundError."""
     known = group.membership
     if not known.pod_uid:
-        return
+        return False
     with contextlib.ExitStack() as opened:
         siblings = [opened.enter_context(each) for each in _containers(group.tree, known.pod_uid, known.pod_path, field, value)]
         with readable(field, value):
-            if known.container_id in sandboxes(siblings):
-                raise RefusedGroupError(field, value, "sandbox")
+            return known.container_id in sandboxes(siblings)
+    return False
+
+
+def _refuse_sandbox(group: Group, field: Field, value: str) -> None:
+    if is_sandbox(group, field, value):
+        raise RefusedGroupError(field, value, "sandbox")
 
 
 def _choose(groups: list[Group], ids: Collection[str], spared: frozenset[str]) -> list[Group]:

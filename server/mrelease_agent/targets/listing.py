@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mrelease_agent.linux import cgroup_tree, procfs
@@ -35,6 +35,7 @@ class Identified:
     stat: Stat
     cgroup: str
     membership: Membership
+    protection: str
 
 
 def processes(uid: int | None, pids: Iterable[int] | None = None) -> list[Row]:
@@ -57,8 +58,8 @@ def processes(uid: int | None, pids: Iterable[int] | None = None) -> list[Row]:
     return sorted(found, key=lambda row: row.order)
 
 
-def identify(row: Row) -> Identified:
-    """Find out what identifies a listed process. Raises ProcessGoneError where it is gone meanwhile."""
+def identify(row: Row, protection: Callable[[ProcessRef], str | None] = lambda _: None) -> Identified:
+    """Find out what identifies a listed process, and which rule protects it. Raises ProcessGoneError where it is gone meanwhile."""
     try:
         ref = ProcessRef.open(row.pid)
     except NotALeaderError:  # the pid was recycled for a thread
@@ -67,4 +68,4 @@ def identify(row: Row) -> Identified:
         hierarchy = cgroup_tree.tree("memory")
         path = hierarchy.path_of(ref.proc) if hierarchy else None
         shown = (path or "").encode("utf-8", "surrogateescape").decode("utf-8", "replace")
-        return Identified(ref.identity, ref.stat, shown, describe(path or "/"))
+        return Identified(ref.identity, ref.stat, shown, describe(path or "/"), protection(ref) or "")

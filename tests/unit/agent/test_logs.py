@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import logging
 import re
 from collections.abc import Iterator
+from datetime import datetime, timezone
 
 import pytest
 
-from mrelease_agent.telemetry.logs import event, setup
+from mrelease_agent.telemetry.logs import event, event_soon, setup, write_waiting
 
 log = logging.getLogger("mrelease_agent.test")
 
@@ -123,3 +125,49 @@ def test_a_closed_stream_stops_nothing(stream: io.StringIO, capsys: pytest.Captu
     stream.close()
     event(log, logging.INFO, "lost")
     assert capsys.readouterr().err == ""
+
+
+def test_what_is_logged_soon_is_not_written_at_once_and_has_the_time_of_the_event(stream: io.StringIO) -> None:
+    setup("json", "info", stream)
+
+    async def run() -> None:
+        event_soon(log, logging.INFO, "first", lambda: {"pid": 1})
+        event_soon(log, logging.DEBUG, "unwanted", lambda: {})
+        assert not stream.getvalue()
+        loop = asyncio.get_running_loop()
+        while not stream.getvalue():
+            turn = loop.create_future()
+            loop.call_soon(turn.set_result, None)
+            await turn
+
+    before = datetime.now(timezone.utc)
+    asyncio.run(run())
+    (line,) = map(json.loads, stream.getvalue().splitlines())
+    assert (line["msg"], line["pid"], line["logger"]) == ("first", 1, "mrelease_agent.test")
+    assert datetime.fromisoformat(line["ts"].replace("Z", "+00:00")) >= before.replace(microsecond=before.microsecond // 1000 * 1000)
+
+
+def test_events_keep_their_order(stream: io.StringIO) -> None:
+    setup("text", "info", stream)
+
+    async def run() -> None:
+        event_soon(log, logging.INFO, "first", dict)
+        event_soon(log, logging.INFO, "second", dict)
+        event(log, logging.INFO, "third")
+
+    asyncio.run(run())
+    assert [line.split()[2] for line in stream.getvalue().splitlines()] == ["first", "second", "third"]
+
+
+def test_what_waits_when_the_event_loop_ends_is_not_lost(stream: io.StringIO) -> None:
+    setup("text", "info", stream)
+
+    async def run() -> None:
+        event_soon(log, logging.INFO, "last", dict)
+
+    asyncio.run(run())
+    assert not stream.getvalue()
+    write_waiting()
+    assert stream.getvalue().split()[2] == "last"
+    write_waiting()
+    assert len(stream.getvalue().splitlines()) == 1
