@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -11,6 +12,8 @@ _EXTRA = {"click", "rich", "yaml"}
 
 def main() -> NoReturn:
     """Run the CLI and exit with its code: 2 where its libraries are missing."""
+    # gRPC reads it when it is imported, and would write a line of its own for a handshake that fails.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         from mrelease.cli.main import run
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import quote
 
+from mrelease._handshake import why_no_connection, why_no_handshake
+from mrelease._tls import TLS, from_environment
 from mrelease.errors import InvalidAddress
 
 #: The environment variable that names the agent where the caller does not.
@@ -17,16 +20,18 @@ VARIABLE = "MRELEASE_AGENT"
 
 # sizeof(sun_path) - 1, unix(7)
 _LONGEST_SOCKET_PATH = 107
-_FORMS = "expected unix:///path/to/agent.sock or 127.0.0.1:port"
+_FORMS = "expected unix:///path/to/agent.sock, 127.0.0.1:port, or with TLS host:port"
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9.])?", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """A parsed address: ``text`` for people, ``target`` for gRPC, ``path`` of the socket where it is one."""
+    """A parsed address: ``text`` for people, ``target`` for gRPC, ``path`` of the socket where it is one, ``tls`` where that is used."""
 
     text: str
     target: str
     path: str | None = None
+    tls: TLS | None = None
 
 
 def default_socket(environment: Mapping[str, str] = os.environ) -> str:
@@ -40,18 +45,36 @@ def default_socket(environment: Mapping[str, str] = os.environ) -> str:
     return f"{environment.get('XDG_RUNTIME_DIR') or f'/run/user/{uid}'}/mrelease/agent.sock"
 
 
-def parse(address: str | None, environment: Mapping[str, str] = os.environ) -> Address:
-    """Parse an address; None: ``$MRELEASE_AGENT``, else the default socket. Raises ``InvalidAddress``, a ``ValueError``."""
+def parse(address: str | None, environment: Mapping[str, str] = os.environ, tls: TLS | None = None) -> Address:
+    """Parse an address; None: ``$MRELEASE_AGENT``, with the ``TLS`` of the environment where it has a port, else the default socket.
+
+    Raises ``InvalidAddress`` and ``InvalidTLS``, both of which are a ``ValueError``.
+    """
     text = address if address is not None else environment.get(VARIABLE) or f"unix://{default_socket(environment)}"
-    return _socket(text, text.removeprefix("unix://")) if text.startswith("unix:") else _tcp(text)
+    if text.startswith("unix:"):
+        # A tunnel to another machine is a socket of this one, and says whose certificate is at its end.
+        if tls is not None and not tls.server_name:
+            raise InvalidAddress(f"{text!r} is a socket of this machine, where there is no TLS: leave tls away, or name host:port")
+        return _socket(text, text.removeprefix("unix://"), tls)
+    return _tcp(text, tls or (from_environment(environment) if address is None else None))
 
 
-def why_unreachable(address: Address) -> tuple[str, str]:
-    """Why no agent answers, and what to do about it. Looks at the socket, so it is for the moment after a call has failed."""
+def why_unreachable(address: Address, said: str = "") -> tuple[str, str]:
+    """Why no agent answers, and what to do about it; ``said``: what gRPC says.
+
+    Looks at the socket, so it is for the moment after a call has failed.
+    """
     start = f"start one (mrelease-agent) or name another ({VARIABLE}, --agent)"
+    refused = None if address.tls is None else why_no_handshake(address.text, address.tls, said)
+    if refused is not None:
+        return refused
     if address.path is None:
-        return f"nothing answers at {address.text}", start
-    path, error = address.path, _probe(address.path)
+        return f"nothing answers at {address.text}{why_no_connection(said, address.tls)}", start
+    return _why_no_socket(address.path, start)
+
+
+def _why_no_socket(path: str, start: str) -> tuple[str, str]:
+    error = _probe(path)
     own = "run as the agent's user or as root, or start an agent of your own (mrelease-agent)"
     if isinstance(error, FileNotFoundError):
         return f"there is no socket {path}", start
@@ -75,28 +98,36 @@ def _probe(path: str) -> OSError | None:
     return None
 
 
-def _socket(text: str, path: str) -> Address:
+def _socket(text: str, path: str, tls: TLS | None) -> Address:
     if not path.startswith("/"):
         raise InvalidAddress(f"{text!r} does not name an absolute path: {_FORMS}")
     if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
         raise InvalidAddress(f"{text!r} is longer than the path of a socket can be ({_LONGEST_SOCKET_PATH} bytes): use a shorter directory")
     # gRPC decodes its targets as URIs.
-    return Address(text, f"unix://{quote(path)}", path)
+    return Address(text, f"unix://{quote(path)}", path, tls)
 
 
-def _tcp(text: str) -> Address:
+def _tcp(text: str, tls: TLS | None) -> Address:
     # The agent names its own port so, in its log and its option --listen.
     where = text.removeprefix("tcp://")
     host, colon, port = where.rpartition(":")
     bracketed = host.startswith("[") and host.endswith("]")
-    if not (colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 65536) or (":" in host and not bracketed):
+    named = _is_ipv6(host[1:-1]) if bracketed else _HOST.fullmatch(host)
+    if not (colon and named and port.isascii() and port.isdigit() and len(port) < 6 and 0 < int(port) < 65536):
         raise InvalidAddress(f"{text!r} is not an address of an agent: {_FORMS}")
-    if not _is_loopback(host[1:-1] if bracketed else host):
+    if tls is None and not _is_loopback(host[1:-1] if bracketed else host):
         raise InvalidAddress(
-            f"{text!r} is not on this machine: plaintext TCP is for loopback only, mTLS comes with a later version; "
-            "forward the agent's socket (ssh -L) or use unix:///path"
+            f"{text!r} is not on this machine, and without TLS only that is served: give a certificate (tls=TLS(...), "
+            "`mrelease context add`), forward the agent's socket (ssh -L) or use unix:///path"
         )
-    return Address(text, f"dns:///{where}")
+    return Address(text, f"dns:///{where}", tls=tls)
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        return ip_address(host).version == 6
+    except ValueError:
+        return False
 
 
 def _is_loopback(host: str) -> bool:

@@ -13,13 +13,14 @@ import grpc.aio
 from mrelease import _calls, _messages
 from mrelease._address import parse
 from mrelease._calls import Call, ResponseT, StreamCall, ValueT
-from mrelease._channel import OPTIONS, Attempts
+from mrelease._channel import Attempts, Channels
 from mrelease._enums import Boost, Wait
 from mrelease._failure import Failure, to_error
 from mrelease._memory_models import MemorySample, PressureTrigger
 from mrelease._models import Cgroup, Container, Group, Node, NodeRef, ProcessList, ReleaseResult, Target
 from mrelease._release_models import PressureGoal, ReclaimEvent, ReleaseProgress
 from mrelease._streaming import aiterate
+from mrelease._tls import TLS
 
 
 class AsyncClient:
@@ -29,10 +30,11 @@ class AsyncClient:
     to its end at the agent.
     """
 
-    def __init__(self, address: str | None = None, *, timeout: float | timedelta = 10.0) -> None:
-        self._address = parse(address)
+    def __init__(self, address: str | None = None, *, tls: TLS | None = None, timeout: float | timedelta = 10.0) -> None:
+        self._address = parse(address, tls=tls)
         self._timeout = _messages.seconds("timeout", timeout)
-        self._channel: grpc.aio.Channel | None = None
+        self._channels = Channels[grpc.aio.Channel](self._address, grpc.aio.insecure_channel, grpc.aio.secure_channel, self._close_old)
+        self._closing: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
 
@@ -183,8 +185,9 @@ class AsyncClient:
     async def close(self) -> None:
         """Close the connection: see ``Client.close``."""
         self._closed = True
-        if self._channel is not None:
-            await self._channel.close()
+        for channel in self._channels.all():
+            await channel.close()
+        await asyncio.gather(*self._closing)
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -202,22 +205,28 @@ class AsyncClient:
         return call.decode(answer)
 
     def _stream(self, call: StreamCall[ResponseT, ValueT]) -> AsyncGenerator[ValueT, None]:
-        return aiterate(call, self._connect(), self._address)
+        self._check_usable()
+        return aiterate(call, self._channels, self._address)
 
     async def _attempt(self, call: Call[ResponseT, ValueT], seconds: float) -> ResponseT | Failure:
-        method = self._connect().unary_unary(call.path, type(call.request).SerializeToString, call.response.FromString)
-        try:
-            return await method(call.request, timeout=seconds)
-        except grpc.aio.AioRpcError as error:
-            return Failure(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+        self._check_usable()
+        with self._channels.use() as channel:
+            method = channel.unary_unary(call.path, type(call.request).SerializeToString, call.response.FromString)
+            try:
+                return await method(call.request, timeout=seconds)
+            except grpc.aio.AioRpcError as error:
+                return Failure(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
 
-    def _connect(self) -> grpc.aio.Channel:
+    def _check_usable(self) -> None:
         loop = asyncio.get_running_loop()
         if self._closed:
             raise RuntimeError("this client is closed")
-        if self._channel is None:
+        if self._loop is None:
             self._loop = loop
-            self._channel = grpc.aio.insecure_channel(self._address.target, OPTIONS)
         elif self._loop is not loop:
             raise RuntimeError("this AsyncClient belongs to another event loop: make one in each loop")
-        return self._channel
+
+    def _close_old(self, channel: grpc.aio.Channel) -> None:
+        task = asyncio.create_task(channel.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

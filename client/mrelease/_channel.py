@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from typing import Final
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Final, Generic, TypeVar, cast
 
 import grpc
 
+from mrelease._address import Address
 from mrelease._calls import Call, ResponseT, ValueT
 from mrelease._failure import Failure
+from mrelease._tls import Credentials
+
+ChannelT = TypeVar("ChannelT")
 
 #: Channel options, https://grpc.github.io/grpc/core/group__grpc__arg__keys.html
-OPTIONS: Final = (
+OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
     # Repeating a kill is the caller's decision.
     ("grpc.enable_retries", 0),
-    # The agent is on this machine: a proxy of the environment is not on the way.
+    # The agent is on this machine, or on a node of the same cluster: a proxy of the environment is not on the way.
     ("grpc.enable_http_proxy", 0),
     # Channels with the same options share their connection and its back-off: a new client would wait for the failures of an old one.
     ("grpc.use_local_subchannel_pool", 1),
@@ -25,8 +32,71 @@ OPTIONS: Final = (
     ("grpc.max_receive_message_length", 8 << 20),
 )
 
+#: The same for an agent on another machine, which comes and goes with its network.
+REMOTE_OPTIONS: Final[tuple[tuple[str, int | str], ...]] = (
+    *(option for option in OPTIONS if option[0] != "grpc.max_reconnect_backoff_ms"),
+    # Every attempt is a handshake that the agent pays for.
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # How long a connection may take: a node that is gone is found out before the deadline of a call, while nothing was sent.
+    ("grpc.min_reconnect_backoff_ms", 4000),
+    # A node that goes away says nothing. The agent allows a ping each 10 s.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
 # Pauses before a read is made again, in seconds.
 _PAUSES = (0.05, 0.1, 0.2)
+
+
+class Channels(Generic[ChannelT]):
+    """The channel for calls that are made now, and those of calls that were made before the certificates changed.
+
+    ``make`` and ``make_secure`` are those of gRPC; ``close`` is called with a channel that its last call has left. Threads may share it.
+    """
+
+    def __init__(self, address: Address, make: Any, make_secure: Any, close: Callable[[ChannelT], object]) -> None:
+        self._address = address
+        self._make, self._make_secure, self._close = make, make_secure, close
+        self._credentials = None if address.tls is None else Credentials(address.tls)
+        self._lock = threading.Lock()
+        self._now: ChannelT | None = None
+        self._users: dict[ChannelT, int] = {}
+
+    @contextmanager
+    def use(self) -> Generator[ChannelT, None, None]:
+        """The channel for one call, for as long as the call lasts."""
+        with self._lock:
+            old = self._now
+            if old is None or (self._credentials is not None and self._credentials.renew()):
+                self._now = self._open()
+                self._users[self._now] = 0
+            if old is not None and old is not self._now:
+                self._drop(old)
+            channel = cast("ChannelT", self._now)
+            self._users[channel] += 1
+        try:
+            yield channel
+        finally:
+            with self._lock:
+                self._users[channel] -= 1
+                self._drop(channel)
+
+    def all(self) -> list[ChannelT]:
+        """Every channel that is open."""
+        with self._lock:
+            return list(self._users)
+
+    def _drop(self, channel: ChannelT) -> None:
+        if channel is not self._now and not self._users[channel]:
+            del self._users[channel]
+            self._close(channel)
+
+    def _open(self) -> ChannelT:
+        if self._address.tls is None or self._credentials is None:
+            return cast("ChannelT", self._make(self._address.target, OPTIONS))
+        name = self._address.tls.server_name
+        options = (*REMOTE_OPTIONS, ("grpc.ssl_target_name_override", name)) if name else REMOTE_OPTIONS
+        return cast("ChannelT", self._make_secure(self._address.target, self._credentials.current, options))
 
 
 class Attempts:

@@ -12,29 +12,33 @@ import grpc
 from mrelease import _calls, _messages
 from mrelease._address import parse
 from mrelease._calls import Call, ResponseT, StreamCall, ValueT
-from mrelease._channel import OPTIONS, Attempts
+from mrelease._channel import Attempts, Channels
 from mrelease._enums import Boost, Wait
 from mrelease._failure import Failure, to_error
 from mrelease._memory_models import MemorySample, PressureTrigger
 from mrelease._models import Cgroup, Container, Group, Node, NodeRef, ProcessList, ReleaseResult, Target
 from mrelease._release_models import PressureGoal, ReclaimEvent, ReleaseProgress
 from mrelease._streaming import iterate
+from mrelease._tls import TLS
 
 
 class Client:
     """A connection to an agent, made when the first call needs it. Threads may share it; close it, or use it in a ``with`` block.
 
-    ``address``: ``unix:///path/to/agent.sock`` or ``host:port`` (plaintext, so loopback only); None: ``$MRELEASE_AGENT``, else the socket
-    where this user's agent listens by default. ``timeout``: seconds or a ``timedelta``, for calls that do not name their own.
+    ``address``: ``unix:///path/to/agent.sock`` or ``host:port``; None: ``$MRELEASE_AGENT``, else the socket where this user's agent
+    listens by default. ``tls``: certificates for ``host:port``, which without them must be of this machine; with ``$MRELEASE_AGENT`` None
+    takes them from ``$MRELEASE_CLIENT_CA``, ``_CERT`` and ``_KEY``. ``timeout``: seconds or a ``timedelta``, for calls that do not name
+    their own.
 
     Every call has a deadline. ``get_node`` and ``list_processes`` are made again a few times while the agent is unreachable, within
-    their deadline; calls that kill or release never are. Calls raise ``errors.AgentError``; the constructor ``errors.InvalidAddress``.
+    their deadline; calls that kill or release never are. Calls raise ``errors.AgentError``; the constructor ``errors.InvalidAddress`` and
+    ``errors.InvalidTLS``.
     """
 
-    def __init__(self, address: str | None = None, *, timeout: float | timedelta = 10.0) -> None:
-        self._address = parse(address)
+    def __init__(self, address: str | None = None, *, tls: TLS | None = None, timeout: float | timedelta = 10.0) -> None:
+        self._address = parse(address, tls=tls)
         self._timeout = _messages.seconds("timeout", timeout)
-        self._channel = grpc.insecure_channel(self._address.target, OPTIONS)
+        self._channels = Channels[grpc.Channel](self._address, grpc.insecure_channel, grpc.secure_channel, lambda old: old.close())
         self._closed = False
 
     @property
@@ -211,7 +215,8 @@ class Client:
     def close(self) -> None:
         """Close the connection. Calls under way end with ``Cancelled``; their operations run to their end at the agent."""
         self._closed = True
-        self._channel.close()
+        for channel in self._channels.all():
+            channel.close()
 
     def __enter__(self) -> Client:
         return self
@@ -233,11 +238,12 @@ class Client:
     def _stream(self, call: StreamCall[ResponseT, ValueT]) -> Generator[ValueT, None, None]:
         if self._closed:
             raise RuntimeError("this client is closed")
-        return iterate(call, self._channel, self._address)
+        return iterate(call, self._channels, self._address)
 
     def _attempt(self, call: Call[ResponseT, ValueT], seconds: float) -> ResponseT | Failure:
-        method = self._channel.unary_unary(call.path, type(call.request).SerializeToString, call.response.FromString)
-        try:
-            return method(call.request, timeout=seconds)
-        except grpc.RpcError as error:
-            return Failure(error.code(), error.details() or "", [(m.key, m.value) for m in error.trailing_metadata() or ()])
+        with self._channels.use() as channel:
+            method = channel.unary_unary(call.path, type(call.request).SerializeToString, call.response.FromString)
+            try:
+                return method(call.request, timeout=seconds)
+            except grpc.RpcError as error:
+                return Failure(error.code(), error.details() or "", [(m.key, m.value) for m in error.trailing_metadata() or ()])

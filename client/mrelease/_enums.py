@@ -154,6 +154,7 @@ class Feature(_OpenEnum):
     BOOST_EVACUATION = 8
     BOOST_LIFT = 9
     MEMORY_PRESSURE = 10
+    AUDIT = 11
 
 
 class PressureKind(_OpenEnum):

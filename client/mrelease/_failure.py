@@ -28,6 +28,7 @@ BY_REASON: Final[dict[str, type[errors.AgentError]]] = {
     "CALLER_NOT_PERMITTED": errors.CallerNotPermitted,
     "KILL_LIMIT": errors.KillLimit,
     "AUDIT_UNAVAILABLE": errors.AuditUnavailable,
+    "CERTIFICATE_REJECTED": errors.CertificateRejected,
     "SHUTTING_DOWN": errors.ShuttingDown,
     "INTERNAL": errors.InternalError,
     "UNKNOWN_METHOD": errors.UnknownMethod,
@@ -59,7 +60,7 @@ BY_CODE: Final[dict[grpc.StatusCode, type[errors.AgentError]]] = {
 }
 
 # What gRPC core says where it never had a connection; any other UNAVAILABLE may have come after the request was sent.
-_NEVER_CONNECTED = ("failed to connect to all addresses", "DNS resolution failed", "empty address list")
+_NEVER_CONNECTED = ("failed to connect to all addresses", "errors resolving", "DNS resolution failed", "empty address list")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def _without_details(failure: Failure, address: Address, signals: bool, streamed
     message, remedy = failure.message or f"the call failed with {failure.code.name}", ""
     if failure.code is grpc.StatusCode.UNAVAILABLE and any(known in failure.message for known in _NEVER_CONNECTED):
         kind = errors.Unreachable
-        message, remedy = why_unreachable(address)
+        message, remedy = why_unreachable(address, failure.message)
     elif failure.code is grpc.StatusCode.UNAVAILABLE:
         message = f"the connection to {address.text} was lost: {failure.message}"
     elif failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:

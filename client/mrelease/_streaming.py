@@ -11,40 +11,45 @@ import grpc.aio
 from mrelease import errors
 from mrelease._address import Address
 from mrelease._calls import ResponseT, StreamCall, ValueT
+from mrelease._channel import Channels
 from mrelease._failure import Failure, to_error
 
 
-def iterate(call: StreamCall[ResponseT, ValueT], channel: grpc.Channel, address: Address) -> Generator[ValueT, None, None]:
+def iterate(call: StreamCall[ResponseT, ValueT], channels: Channels[grpc.Channel], address: Address) -> Generator[ValueT, None, None]:
     """Make the call when the first value is asked for, and cancel it when the iterator is closed. Raises ``errors.AgentError``."""
-    method = channel.unary_stream(call.path, type(call.request).SerializeToString, call.response.FromString)
-    # Its type differs between versions of the stubs; it is an iterator that can be cancelled.
-    messages: Any = method(call.request, timeout=call.deadline)
-    received = 0
-    try:
-        for message in messages:
-            received += 1
-            yield call.decode(message)
-    except grpc.RpcError as error:
-        trailers = [(m.key, m.value) for m in error.trailing_metadata() or ()]
-        raise _to_error(Failure(error.code(), error.details() or "", trailers), call, address, received) from None
-    finally:
-        messages.cancel()
+    with channels.use() as channel:
+        method = channel.unary_stream(call.path, type(call.request).SerializeToString, call.response.FromString)
+        # Its type differs between versions of the stubs; it is an iterator that can be cancelled.
+        messages: Any = method(call.request, timeout=call.deadline)
+        received = 0
+        try:
+            for message in messages:
+                received += 1
+                yield call.decode(message)
+        except grpc.RpcError as error:
+            trailers = [(m.key, m.value) for m in error.trailing_metadata() or ()]
+            raise _to_error(Failure(error.code(), error.details() or "", trailers), call, address, received) from None
+        finally:
+            messages.cancel()
 
 
-async def aiterate(call: StreamCall[ResponseT, ValueT], channel: grpc.aio.Channel, address: Address) -> AsyncGenerator[ValueT, None]:
+async def aiterate(
+    call: StreamCall[ResponseT, ValueT], channels: Channels[grpc.aio.Channel], address: Address
+) -> AsyncGenerator[ValueT, None]:
     """``iterate`` for asyncio."""
-    method = channel.unary_stream(call.path, type(call.request).SerializeToString, call.response.FromString)
-    messages: Any = method(call.request, timeout=call.deadline)
-    received = 0
-    try:
-        async for message in messages:
-            received += 1
-            yield call.decode(message)
-    except grpc.aio.AioRpcError as error:
-        trailers = tuple(error.trailing_metadata() or ())
-        raise _to_error(Failure(error.code(), error.details() or "", trailers), call, address, received) from None
-    finally:
-        messages.cancel()
+    with channels.use() as channel:
+        method = channel.unary_stream(call.path, type(call.request).SerializeToString, call.response.FromString)
+        messages: Any = method(call.request, timeout=call.deadline)
+        received = 0
+        try:
+            async for message in messages:
+                received += 1
+                yield call.decode(message)
+        except grpc.aio.AioRpcError as error:
+            trailers = tuple(error.trailing_metadata() or ())
+            raise _to_error(Failure(error.code(), error.details() or "", trailers), call, address, received) from None
+        finally:
+            messages.cancel()
 
 
 def _to_error(failure: Failure, call: StreamCall[ResponseT, ValueT], address: Address, received: int) -> errors.AgentError:

@@ -2,7 +2,17 @@
 
     MreleaseError
     |-- InvalidAddress            (also a ValueError) no address that a client can use
+    |-- InvalidTLS                (also a ValueError) certificates or a key that a client cannot use
     |-- NotReleased               ReleaseResult.raise_unless_released(): killed, but the memory is not proven back
+    |-- ResolutionError           an orchestrator's name leads to no target on a node; nothing was signalled
+    |   |-- InvalidReference      (also a ValueError) the name is not one, or no plugin reads it
+    |   |-- ReferenceNotFound     the orchestrator knows nothing of this name
+    |   |-- ReferenceAmbiguous    it names more than the caller may have meant
+    |   |-- NotPlaced             it is on no node: not yet, or not any more
+    |   |-- NoAgent               no agent answers for its node
+    |   |-- OrchestratorDenied    the orchestrator does not let this caller look, or pass
+    |   |-- OrchestratorUnavailable  the orchestrator does not answer
+    |   `-- MissingExtra          the libraries of the plugin are not installed
     `-- AgentError                a call failed
         |-- InvalidRequest        INVALID_ARGUMENT
         |   |-- InvalidField      a field is missing, out of range or not known to the agent
@@ -23,6 +33,7 @@
         |   `-- NotDying          release() was asked for what is alive
         |-- Denied                this caller may not
         |   |-- Unauthenticated   UNAUTHENTICATED
+        |   |   `-- CertificateRejected  the caller's certificate was revoked, or has expired since it connected
         |   `-- PermissionDenied  PERMISSION_DENIED
         |       `-- CallerNotPermitted  the agent's access policy does not let this caller do this, or there is no such target
         |-- Unavailable           not now; nothing was signalled, so the same call may be made again
@@ -69,6 +80,10 @@ class InvalidAddress(MreleaseError, ValueError):
     """The text is no address of an agent, or one that this version does not serve."""
 
 
+class InvalidTLS(MreleaseError, ValueError):
+    """A certificate, key or authority cannot be read, or they do not belong together."""
+
+
 class NotReleased(MreleaseError):
     """A process was killed, and its memory is not proven back. ``result`` has the proof, the cause and the remedy of each process."""
 
@@ -81,6 +96,50 @@ class NotReleased(MreleaseError):
 
         lines = [line.strip() for line in notes(self.result.processes)]
         return "; ".join([f"the verdict is {self.result.verdict}", *lines])
+
+
+class ResolutionError(MreleaseError):
+    """An orchestrator's name leads to no target on a node. Nothing was signalled. ``remedy``: one sentence on what to do next."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.remedy})" if self.remedy else self.message
+
+
+class InvalidReference(ResolutionError, ValueError):
+    """The text is no reference, or no plugin that is installed reads it."""
+
+
+class ReferenceNotFound(ResolutionError):
+    """The orchestrator knows nothing of this name, or something else has it now."""
+
+
+class ReferenceAmbiguous(ResolutionError):
+    """The reference names more than the caller may have meant."""
+
+
+class NotPlaced(ResolutionError):
+    """What is named is on no node: not yet, or not any more."""
+
+
+class NoAgent(ResolutionError):
+    """No agent answers for the node."""
+
+
+class OrchestratorDenied(ResolutionError):
+    """The orchestrator does not let this caller look at something, or pass through."""
+
+
+class OrchestratorUnavailable(ResolutionError):
+    """The orchestrator does not answer, or not in time."""
+
+
+class MissingExtra(ResolutionError):
+    """The libraries of the plugin are not installed."""
 
 
 class AgentError(MreleaseError):
@@ -228,6 +287,12 @@ class Denied(AgentError):
 
 class Unauthenticated(Denied):
     """The caller did not show who it is."""
+
+
+class CertificateRejected(Unauthenticated):
+    """The caller's certificate was revoked, or has expired since it connected."""
+
+    default_remedy = "connect again with a new certificate"
 
 
 class PermissionDenied(Denied):

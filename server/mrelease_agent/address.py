@@ -1,4 +1,4 @@
-"""Where a server of the agent listens: a Unix socket, or a TCP port of the loopback interface."""
+"""Where a server of the agent listens: a Unix socket, a TCP port of the loopback interface, or with TLS a port that others reach."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
-    """A loopback IP address and a TCP port; port 0 lets the kernel choose one."""
+    """An IP address and a TCP port; port 0 lets the kernel choose one."""
 
     host: str
     port: int
@@ -57,9 +57,25 @@ def parse_tcp(text: str) -> TcpAddress:
 
     Raises AddressError for names (they may resolve to anything) and for addresses that other machines can reach.
     """
+    address = _ip_and_port(text, "127.0.0.1:port or [::1]:port")
+    packed = socket.inet_pton(address.family, address.host)
+    if packed[0] != 127 if address.family == socket.AF_INET else packed != socket.inet_pton(socket.AF_INET6, "::1"):
+        raise AddressError("is not a loopback address, and this is without TLS: write 127.0.0.1:port or [::1]:port")
+    return address
+
+
+def parse_tls(text: str) -> TcpAddress:
+    """Read ``IP:port`` or ``[IPv6]:port``, also of every interface: ``0.0.0.0:port``, ``[::]:port``.
+
+    Raises AddressError for names: they may resolve to anything.
+    """
+    return _ip_and_port(text, "IP:port or [IPv6]:port, for every interface 0.0.0.0:port or [::]:port")
+
+
+def _ip_and_port(text: str, form: str) -> TcpAddress:
     host, colon, port = text.rpartition(":")
     if not colon or not (port.isascii() and port.isdigit() and int(port[:6]) <= 65535 and len(port) <= 5):
-        raise AddressError("does not end in a port from 0 to 65535: write 127.0.0.1:port or [::1]:port")
+        raise AddressError(f"does not end in a port from 0 to 65535: write {form}")
     if host.startswith("[") and host.endswith("]"):
         family, host = socket.AF_INET6, host[1:-1]
     else:
@@ -67,9 +83,7 @@ def parse_tcp(text: str) -> TcpAddress:
     try:
         packed = socket.inet_pton(family, host)
     except (OSError, ValueError):
-        raise AddressError("has no IP address before its port: write 127.0.0.1:port or [::1]:port") from None
-    if packed[0] != 127 if family == socket.AF_INET else packed != socket.inet_pton(family, "::1"):
-        raise AddressError("is not a loopback address, and this version has no TLS: write 127.0.0.1:port or [::1]:port")
+        raise AddressError(f"has no IP address before its port: write {form}") from None
     return TcpAddress(socket.inet_ntop(family, packed), int(port))
 
 

@@ -11,8 +11,8 @@ from typing import Final
 _WORKERS: Final = 4
 #: gRPC makes a thread for each CPU, 4 to 16, and a few of its own; where it cannot, it ends the process (event_engine/thread_pool).
 _GRPC: Final = max(4, min(16, os.cpu_count() or 1)) + 4
-#: Log, HTTP and one answer over it, boosts and diagnoses.
-_OTHERS: Final = 5
+#: Log, audit log, HTTP and one answer over it, boosts and diagnoses.
+_OTHERS: Final = 6
 
 
 def need_threads(reapers: int) -> None:

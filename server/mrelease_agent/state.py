@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mrelease_agent.address import UnixAddress, parse
 from mrelease_agent.config import Config
-from mrelease_agent.rpc.listener import ListenError, make_private_directory
+from mrelease_agent.rpc.socket_directory import ListenError, group_id, make_group_directory, make_private_directory
 
 
 def state_directory(config: Config) -> Path | None:
@@ -18,6 +18,10 @@ def state_directory(config: Config) -> Path | None:
             return None
         directory = Path(address.path).parent
     try:
+        if config.socket_group and not config.state_dir:
+            # Others may enter the socket's directory, and what is kept is the agent's alone.
+            make_group_directory(directory, group_id(config.socket_group))
+            directory /= "state"
         make_private_directory(directory)
     except (ListenError, OSError):  # who listens there says what is wrong with it
         return None

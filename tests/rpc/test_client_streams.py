@@ -16,6 +16,7 @@ import pytest
 import mrelease
 from mrelease import _calls, _failure, _status, _streaming, errors
 from mrelease._address import parse
+from mrelease._channel import Channels
 from mrelease.v1 import memory_pb2, node_service_pb2, release_service_pb2
 from support.sdk_fake_agent import Fail, FakeAgent, Stream, agent_that_hangs_up, fake_agent
 from support.sdk_samples import full_message
@@ -185,8 +186,11 @@ def test_a_refusal_in_the_middle_of_a_stream_that_kills_proves_nothing(fake: Fak
         signals=True,
     )
     address = parse(fake.address)
-    with grpc.insecure_channel(address.target) as channel, pytest.raises(errors.AgentLimit) as caught:
-        list(_streaming.iterate(call, channel, address))
+    channels = Channels[grpc.Channel](address, grpc.insecure_channel, grpc.secure_channel, lambda old: old.close())
+    with pytest.raises(errors.AgentLimit) as caught:
+        list(_streaming.iterate(call, channels, address))
+    for channel in channels.all():
+        channel.close()
     assert caught.value.nothing_signalled is harmless
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
+import resource
 from collections.abc import Awaitable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -208,32 +208,19 @@ def threads(agent: Agent) -> int:
     return len(lab.threads(agent.pid))
 
 
-LIMIT = 96
-LIMITED = ("/bin/sh", "-c", f'ulimit -n {LIMIT}; exec "$@"', "sh")
-
-
 def test_without_a_free_descriptor_nothing_is_signalled(run_dir: Path) -> None:
     """With 0 to 15 descriptors left a kill is served whole or refused; never is the victim dead and the caller told otherwise."""
     served: list[int] = []
-    with running_agent(run_dir, prefix=LIMITED) as agent, raw.caller(agent.address) as call, contextlib.ExitStack() as stack:
+    with running_agent(run_dir) as agent, raw.caller(agent.address) as call:
         assert call(raw.LIST, b"").code is grpc.StatusCode.OK
-        connections: list[socket.socket] = []
         base = descriptors(agent)
-
-        def settled() -> bool:
-            return descriptors(agent) == base + len(connections)
-
-        def leave(free: int) -> None:
-            while (used := descriptors(agent)) != LIMIT - free:
-                if used > LIMIT - free:
-                    connections.pop().close()
-                else:
-                    connections.append(stack.enter_context(socket.socket(socket.AF_UNIX)))
-                    connections[-1].connect(str(agent.path))
-                lab.until(settled, f"the agent has taken note of {len(connections)} connections")
+        highest = max(int(fd.name) for fd in Path(f"/proc/{agent.pid}/fd").iterdir())
+        _, hard = resource.prlimit(agent.pid, resource.RLIMIT_NOFILE)
 
         for free in range(16):
-            leave(free)
+            # The limit is one of numbers: those below the highest that are not in use can be had too.
+            lab.until(lambda: descriptors(agent) == base, "what was opened for the last request is closed")
+            resource.prlimit(agent.pid, resource.RLIMIT_NOFILE, (max(base, highest + 1) + free, hard))
             with lab.live(SIZE) as victim, lab.hold_at_exit(victim) as hold:
                 answer = call(raw.KILL, raw.process(victim.pid))
                 if answer.code is grpc.StatusCode.OK:

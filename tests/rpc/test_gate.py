@@ -103,8 +103,9 @@ class Counter:
         self.admit = guard.admit
         self._guard = guard
 
-    def more(self, ask: Ask, subjects: Sequence[Subject]) -> None:
+    def more(self, ask: Ask, grant: Grant, subjects: Sequence[Subject]) -> None:
         assert ask.kill
+        assert grant is self._guard
         self._guard.events += [("counted", subject.ref.pid) for subject in subjects]
 
 

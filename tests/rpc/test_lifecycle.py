@@ -252,7 +252,7 @@ def test_the_text_log_has_one_line_for_each_request(run_dir: Path, tmp_path: Pat
         pid = kill_hostile(agent, tmp_path)
         ask_all(agent)
         assert agent.terminate() == 0
-        start = ("serving", "capability")
+        start = ("serving", "capability", "setting")
         lines = [line for line in agent.log.split("\n")[:-1] if line.split()[2] not in start]
     assert all(re.match(r"\d{4}-\d\d-\d\dT[\d:.]+Z (INFO|WARNING) ", line) for line in lines), lines
     assert "\x1b" not in "".join(lines)
@@ -297,3 +297,13 @@ def test_a_socket_that_is_not_read_does_not_stop_the_start(run_dir: Path) -> Non
             finally:
                 process.terminate()
             assert process.wait(START) == 0
+
+
+def test_the_line_of_an_operation_is_written_though_the_agent_is_stopped_right_after_the_answer(run_dir: Path) -> None:
+    with running_agent(run_dir) as agent, lab.live(SIZE) as victim:
+        with agent.client() as node:
+            node.kill_and_release(Process(victim.pid), reason="the last one")
+        assert agent.terminate() == 0
+        (line,) = re.findall(r"operation .*", agent.log)
+        assert f"pid={victim.pid}" in line
+        assert 'reason="the last one"' in line

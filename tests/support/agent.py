@@ -17,6 +17,8 @@ from mrelease import Client
 from support import patience
 
 PATIENCE = 30.0 * patience.FACTOR
+#: Victims of tests are one command of one user in one cgroup, made again when one has been killed: just what this limit is for.
+UNLIMITED = ("--max-kills-per-target", "0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def running_agent(folder: Path, *flags: str, prefix: Sequence[str] = (), user: i
     log = folder / "log"
     with notify_socket(folder / "notify", user) as notify, log.open("wb") as stderr:
         process = subprocess.Popen(
-            [*prefix, *agent_command("--listen", address, *flags)],
+            [*prefix, *agent_command("--listen", address, *UNLIMITED, *flags)],
             stderr=stderr,
             env={**clean_environment(), "NOTIFY_SOCKET": str(folder / "notify")},
             user=user,

@@ -29,7 +29,7 @@ PATIENCE = 30.0 * patience.FACTOR
 _INTERNALS = re.compile(
     r"Traceback|Error\(|Exception|\.py\b|site-packages|/usr/|object at 0x|<class|grpc\.aio|google\.protobuf\.message|_upb|_message\."
 )
-_OPTIONS = (
+OPTIONS = (
     ("grpc.enable_retries", 0),
     ("grpc.enable_http_proxy", 0),
     ("grpc.use_local_subchannel_pool", 1),
@@ -99,7 +99,7 @@ def _answer(call: Any) -> Answer:
 @contextmanager
 def caller(address: str) -> Generator[Caller, None, None]:
     """A connection of its own to ``unix:///path`` or ``host:port``."""
-    with grpc.insecure_channel(address, _OPTIONS) as channel:
+    with grpc.insecure_channel(address, OPTIONS) as channel:
         yield Caller(channel)
 
 

@@ -32,6 +32,7 @@ from mrelease_agent.reaping import outcome
 from mrelease_agent.reaping.aid import Ladder, NoAid
 from mrelease_agent.reaping.operation import Operation
 from mrelease_agent.reaping.outcome import Answer, Outcome, Then
+from mrelease_agent.reaping.releasing import Releasing
 from mrelease_agent.reaping.tools import Syscall
 from mrelease_agent.rpc.execution import Execution
 from mrelease_agent.state import state_directory
@@ -84,7 +85,7 @@ STEPS: dict[str, tuple[type, str]] = {
     "evacuate": (Ladder, "before_kill"),
     "kill": (Operation, "begin"),
     "lift": (Ladder, "lift_on_thread"),
-    "reap": (Operation, "reap"),
+    "reap": (Releasing, "reap"),
     "prove": (Operation, "complete"),
 }
 

@@ -26,6 +26,7 @@ from textual.pilot import Pilot
 
 from mrelease.cli.top.app import TopApp
 from mrelease.cli.top.source import Query
+from mrelease.cli.where import Where
 from support import lab
 from support.agent import running_agent
 from support.lab.cgroups import cgroup_below
@@ -125,7 +126,7 @@ async def until(pilot: Pilot[Any], condition: Callable[[], bool]) -> None:
 
 async def take(address: str, victim: int) -> str:
     """Watch for a while, kill the victim, and return the picture."""
-    app = TopApp(address, Query(timedelta(milliseconds=500), None, 100))
+    app = TopApp(Where(address), Query(timedelta(milliseconds=500), None, 100))
     async with app.run_test(size=SIZE) as pilot:
         await until(pilot, lambda: app.samples >= SAMPLES)
         await pilot.press("slash", *str(victim), "enter", "k")

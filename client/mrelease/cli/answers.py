@@ -20,10 +20,15 @@ _ROWS = 50
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one target: a result or an error."""
+    """What became of one target: a result or an error.
+
+    ``title``: what its orchestrator calls it; ``place``: cells that go before those of each of its processes, such as its node.
+    """
 
     target: Target
     result: ReleaseResult | MreleaseError
+    title: str = ""
+    place: tuple[str, ...] = ()
 
     @property
     def code(self) -> ExitCode:
@@ -33,7 +38,7 @@ class Answer:
     @property
     def name(self) -> str:
         """Its target in one word or two."""
-        return name_of(self.target)
+        return _text.printable(self.title) if self.title else name_of(self.target)
 
 
 def to_data(answer: Answer) -> dict[str, Any]:
@@ -57,14 +62,21 @@ def result_table(result: ReleaseResult, *, limit: int | None = None) -> list[Tex
     return table([Answer(Cgroup("/"), result)], limit=limit)
 
 
-def table(answers: Sequence[Answer], *, limit: int | None = None) -> list[Text | str]:
-    """One row a process, the totals, what stays charged, and the notes. At most ``limit`` rows: those where all is well go first."""
+def table(answers: Sequence[Answer], *, limit: int | None = None, places: tuple[str, ...] = ()) -> list[Text | str]:
+    """One row a process, the totals, what stays charged, and the notes. At most ``limit`` rows: those where all is well go first.
+
+    ``places``: titles of the columns of ``Answer.place``.
+    """
     results = [(answer.name, answer.result) for answer in answers if isinstance(answer.result, ReleaseResult)]
     layout = _report.layout(result for _, result in results)
     rows = [row for answer in answers for row in _rows(answer, layout)]
     shown = sorted(sorted(range(len(rows)), key=lambda at: rows[at][0])[:limit])
     lines: list[Text | str] = list(
-        output.columns([layout.header, *(rows[at][1] for at in shown)], right=layout.right, coloured=_report.VERDICT)
+        output.columns(
+            [(*places, *layout.header), *(rows[at][1] for at in shown)],
+            right=[len(places) + column for column in layout.right],
+            coloured=len(places) + _report.VERDICT,
+        )
     )
     if len(shown) < len(rows):
         lines.append(f"... and {len(rows) - len(shown)} more")
@@ -83,13 +95,15 @@ def _rows(answer: Answer, layout: _report.Layout) -> Iterator[tuple[bool, tuple[
     """Rows, each with whether all is well there."""
     if isinstance(answer.result, ReleaseResult):
         for process in answer.result.processes:
-            yield _report.is_well(process), layout.cells(process)
+            yield _report.is_well(process), (*answer.place, *layout.cells(process))
+        if answer.place and not answer.result.processes:
+            yield answer.result.is_released, (*answer.place, "-", "-", answer.result.verdict.name, *("-",) * (len(layout.header) - 3))
         return
     nothing = ("-",) * (len(layout.header) - 3)
     if isinstance(answer.target, Process) and not answer.target.container_id:
-        yield False, (answer.name, "-", _word(answer.result), *nothing)
+        yield False, (*answer.place, answer.name, "-", _word(answer.result), *nothing)
     else:
-        yield False, ("-", answer.name, _word(answer.result), *nothing)
+        yield False, (*answer.place, "-", "-" if answer.place else answer.name, _word(answer.result), *nothing)
 
 
 def _errors(answers: Sequence[Answer]) -> list[str]:

@@ -13,6 +13,7 @@ from mrelease import AsyncClient, MreleaseError, ReleaseProgress, ReleaseResult,
 from mrelease.cli.answers import Answer
 from mrelease.cli.bars import DELAY, INTERVAL, Bars
 from mrelease.cli.targets import name_of
+from mrelease.cli.where import Where
 from mrelease.v1 import release_service_pb2
 
 # Requests under way at once: an agent has more threads than that, and a terminal fewer lines.
@@ -47,11 +48,11 @@ class Asking:
     answers: dict[Target, Answer] = field(default_factory=dict[Target, Answer])
     _ids: dict[Target, str] = field(default_factory=dict[Target, str])
 
-    async def run(self, address: str | None) -> None:
+    async def run(self, where: Where) -> None:
         """Ask, and wait for every answer."""
         slots = asyncio.Semaphore(_CONCURRENCY)
         try:
-            async with AsyncClient(address) as client:
+            async with where.async_client() as client:
                 await asyncio.gather(*(self._ask(client, target, slots) for target in self.targets))
         finally:
             if self.bars is not None:

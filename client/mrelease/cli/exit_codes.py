@@ -7,6 +7,7 @@ from enum import IntEnum
 from typing import Final
 
 from mrelease import ReleaseResult, Verdict, errors
+from mrelease._contexts import ContextError
 
 
 class ExitCode(IntEnum):
@@ -29,7 +30,7 @@ MEANINGS: Final[dict[ExitCode, str]] = {
     ExitCode.OK: "all memory is back (RELEASED or EXITED); reclaim: the goal is met; with --dry-run: every check passed",
     ExitCode.INTERNAL: "a defect of mrelease or of the agent, or no valid answer",
     ExitCode.USAGE: "the command line or the request is not valid",
-    ExitCode.HELD: "killed, but memory is not proven back, or it is not known whether it was killed",
+    ExitCode.HELD: "killed, but memory is not proven back, or it is not known whether it was killed; audit: the log is broken",
     ExitCode.REFUSED: "the agent does not kill or release this target; nothing was signalled",
     ExitCode.NOT_FOUND: "no such process, container, pod, cgroup or operation, another process has the pid now, or another node answers",
     ExitCode.UNREACHABLE: "no agent answers, or it has no capacity now; nothing was signalled",
@@ -52,7 +53,16 @@ WORST_FIRST: Final = (
 # The first class that fits decides.
 _BY_ERROR: Final[tuple[tuple[type[errors.MreleaseError], ExitCode], ...]] = (
     (errors.InvalidAddress, ExitCode.USAGE),
+    (errors.InvalidTLS, ExitCode.USAGE),
+    (ContextError, ExitCode.USAGE),
     (errors.NotReleased, ExitCode.HELD),
+    (errors.InvalidReference, ExitCode.USAGE),
+    (errors.ReferenceAmbiguous, ExitCode.USAGE),
+    (errors.MissingExtra, ExitCode.USAGE),
+    (errors.OrchestratorDenied, ExitCode.REFUSED),
+    (errors.NoAgent, ExitCode.UNREACHABLE),
+    (errors.OrchestratorUnavailable, ExitCode.UNREACHABLE),
+    (errors.ResolutionError, ExitCode.NOT_FOUND),
     (errors.InternalError, ExitCode.INTERNAL),
     (errors.UnexpectedStatus, ExitCode.INTERNAL),
     (errors.FeatureUnavailable, ExitCode.REFUSED),

@@ -43,6 +43,9 @@ def error_data(error: errors.MreleaseError) -> dict[str, Any]:
     """An error: the same keys for each."""
     if not isinstance(error, errors.AgentError):
         nothing: dict[str, Any] = {"code": None, "reason": "", "remedy": "", "metadata": {}, "retry_after": None}
+        if isinstance(error, errors.ResolutionError):
+            nothing |= {"reason": snake(type(error).__name__), "remedy": error.remedy}
+            return nothing | {"message": error.message, "nothing_signalled": True}
         return nothing | {"message": str(error), "nothing_signalled": True}
     return {
         "code": error.code.name,

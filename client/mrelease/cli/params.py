@@ -11,7 +11,10 @@ import click
 from mrelease import Process
 
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_POWER_OF_1024: Final = {"": 0, "b": 0, "k": 1, "kib": 1, "m": 2, "mib": 2, "g": 3, "gib": 3, "t": 4, "tib": 4}
+_POWER_OF_1024: Final = {
+    **{"": 0, "b": 0, "k": 1, "ki": 1, "kib": 1, "m": 2, "mi": 2, "mib": 2},
+    **{"g": 3, "gi": 3, "gib": 3, "t": 4, "ti": 4, "tib": 4},
+}
 _NUMBER = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([A-Za-z]*)")
 _SIGNAL = re.compile(r"(?:SIG)?((?!SIG)[A-Z][A-Z0-9]{1,8}(?:\+[0-9]{1,2})?)")
 _DAY = 86400
@@ -37,7 +40,7 @@ def duration(text: str) -> timedelta:
 
 
 def size(text: str) -> int:
-    """A number with ``KiB``, ``MiB``, ``GiB`` or ``TiB``, or their first letters; without a unit: bytes."""
+    """A number with ``KiB``, ``MiB``, ``GiB`` or ``TiB``, or their first letters, or as Kubernetes (``Gi``); without a unit: bytes."""
     found = _NUMBER.fullmatch(text)
     if found is None or found[2].lower() not in _POWER_OF_1024:
         raise click.BadParameter(f"{text!r} is not a size: expected for example 512MiB or 1GiB")

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.text import Text
 
 from mrelease import (
-    AgentError,
+    MreleaseError,
     PressureGoal,
     ReclaimedCandidate,
     ReclaimEvent,
@@ -53,8 +53,15 @@ class Reclaimed:
     dealt: list[ReclaimedCandidate] = field(default_factory=list[ReclaimedCandidate])
     current: ReclaimStarted | None = None
     summary: ReclaimSummary | None = None
-    error: AgentError | None = None
+    error: MreleaseError | None = None
+    #: What an orchestrator calls the candidates; those that are not here have the name of their target.
+    titles: Mapping[Target, str] = field(default_factory=dict[Target, str])
     _wanted: int | None = None
+
+    def name(self, index: int) -> str:
+        """What people call a candidate."""
+        candidate = self.candidates[index]
+        return _text.printable(self.titles[candidate]) if candidate in self.titles else name_of(candidate)
 
     def add(self, event: ReclaimEvent) -> None:
         """Take note of what the agent says."""
@@ -92,7 +99,7 @@ class Reclaimed:
         results = [dealt.result for dealt in self.dealt if dealt.result is not None]
         for dealt in self.dealt:
             if dealt.result is not None:
-                name = name_of(self.candidates[dealt.index])
+                name = self.name(dealt.index)
                 lines += [f"{name}: {line}" for line in _report.charged(dealt.result)]
         lines += _report.notes([process for result in results for process in result.processes if result.verdict is not Verdict.VALIDATED])
         lines += self._passed_over()
@@ -114,7 +121,7 @@ class Reclaimed:
         """Who is dying, for a terminal that waits."""
         if self.current is None:
             return ""
-        name, missing = name_of(self.candidates[self.current.index]), self.goal.missing(self.current.missing)
+        name, missing = self.name(self.current.index), self.goal.missing(self.current.missing)
         return f"{name}, {self.current.index + 1} of {len(self.candidates)}: {missing} of the goal missing"
 
     @property
@@ -143,7 +150,7 @@ class Reclaimed:
     def _rows(self) -> Iterator[tuple[str, ...]]:
         total = 0
         for dealt in self.dealt:
-            name = name_of(self.candidates[dealt.index])
+            name = self.name(dealt.index)
             if dealt.result is None:
                 reason = dealt.passed_over.reason if dealt.passed_over is not None else "-"
                 yield name, "-", _text.printable(reason), "-", "-", self._share(total)
@@ -170,7 +177,7 @@ class Reclaimed:
             if dealt.passed_over is not None:
                 over = dealt.passed_over
                 text = over.message if over.remedy in over.message else f"{over.message} ({over.remedy})"
-                said.setdefault(_text.printable(text), []).append(name_of(self.candidates[dealt.index]))
+                said.setdefault(_text.printable(text), []).append(self.name(dealt.index))
         return [f"{', '.join(names)}: {text}" for text, names in said.items()]
 
     def _sum(self) -> str:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
+
+from mrelease.cli.where import Flags, Where, find
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
@@ -17,21 +20,32 @@ class Settings:
     """What the common options say."""
 
     agent: str | None = None
+    context: str | None = None
+    tls_ca: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_server_name: str | None = None
     output: str = "table"
     local: bool = False
 
     @contextmanager
-    def address(self) -> Generator[str | None]:
-        """Address of the agent for a client; with ``--local`` of one that lives as long as the block."""
+    def where(self) -> Generator[Where]:
+        """The agent for a client; with ``--local`` one that lives as long as the block. Raises ContextError, InvalidTLS."""
         if not self.local:
-            yield self.agent
+            yield find(Flags(self.agent, self.context, self.tls_ca, self.tls_cert, self.tls_key, self.tls_server_name))
             return
         try:
             from mrelease_agent.local import local_agent
         except ModuleNotFoundError as error:
             raise click.UsageError(f"--local needs {error.name}: pip install 'mrelease[agent,cli]'") from None
         with local_agent() as address:
-            yield address
+            yield Where(address)
+
+    def repeated(self) -> str:
+        """The flags that name the agent, for another command line; with a blank at the end where there are any."""
+        names = ("agent", "context", "tls_ca", "tls_cert", "tls_key", "tls_server_name")
+        given = ((name, getattr(self, name)) for name in names)
+        return "".join(f"--{name.replace('_', '-')} {shlex.quote(text)} " for name, text in given if text)
 
 
 def _set(ctx: click.Context, param: click.Parameter, value: Any) -> None:
@@ -39,8 +53,12 @@ def _set(ctx: click.Context, param: click.Parameter, value: Any) -> None:
     if value is None:
         return
     setattr(settings, str(param.name), value)
-    if settings.local and settings.agent is not None:
-        raise click.UsageError("--local starts an agent of its own: --agent names another one")
+    if settings.local and settings.repeated():
+        raise click.UsageError("--local starts an agent of its own: --agent, --context and --tls-... are for another one")
+
+
+def _tls(name: str, metavar: str, text: str, default: str) -> Callable[[CommandT], CommandT]:
+    return click.option(f"--tls-{name}", metavar=metavar, callback=_set, expose_value=False, help=f"{text} Default: {default}.")
 
 
 def common_options(command: CommandT) -> CommandT:
@@ -51,8 +69,19 @@ def common_options(command: CommandT) -> CommandT:
             metavar="ADDRESS",
             callback=_set,
             expose_value=False,
-            help="unix:///path/to/agent.sock or 127.0.0.1:port. Default: $MRELEASE_AGENT, else this user's socket.",
+            help="unix:///path/to/agent.sock or host:port. Default: $MRELEASE_AGENT, else the context in use, else this user's socket.",
         ),
+        click.option(
+            "--context",
+            metavar="NAME",
+            callback=_set,
+            expose_value=False,
+            help="Agent and certificates by name, see `mrelease context`. Default: $MRELEASE_CONTEXT, else the one in use.",
+        ),
+        _tls("ca", "FILE", "Authorities that may vouch for the agent.", "$MRELEASE_CLIENT_CA"),
+        _tls("cert", "FILE", "Certificate to show it.", "$MRELEASE_CLIENT_CERT"),
+        _tls("key", "FILE", "Private key of the certificate.", "$MRELEASE_CLIENT_KEY"),
+        _tls("server-name", "NAME", "Name that its certificate must have.", "$MRELEASE_CLIENT_SERVER_NAME, else the host"),
         click.option(
             "-o",
             "--output",

@@ -74,6 +74,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """
     ERROR_REASON_AUDIT_UNAVAILABLE: _ErrorReason.ValueType  # 21
     """UNAVAILABLE with google.rpc.RetryInfo. The audit log cannot be written, so nothing is killed; nothing was signalled."""
+    ERROR_REASON_CERTIFICATE_REJECTED: _ErrorReason.ValueType  # 22
+    """UNAUTHENTICATED. The caller's certificate was revoked, or has expired since it connected; nothing was signalled."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the one google.rpc.ErrorInfo that every failed call carries in grpc-status-details-bin, without the prefix; `domain` is
@@ -132,4 +134,6 @@ of this target again; nothing was signalled; metadata `limit`, `scope`.
 """
 ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 21
 """UNAVAILABLE with google.rpc.RetryInfo. The audit log cannot be written, so nothing is killed; nothing was signalled."""
+ERROR_REASON_CERTIFICATE_REJECTED: ErrorReason.ValueType  # 22
+"""UNAUTHENTICATED. The caller's certificate was revoked, or has expired since it connected; nothing was signalled."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

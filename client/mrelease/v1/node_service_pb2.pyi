@@ -52,6 +52,8 @@ class _FeatureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Feature.Value
     """Lifting the CPU weight of the cgroups above a victim: Boost.BOOST_LIFT."""
     FEATURE_MEMORY_PRESSURE: _Feature.ValueType  # 10
     """Pressure stall information: WatchMemory shows pressure and Reclaim may have it as its goal."""
+    FEATURE_AUDIT: _Feature.ValueType  # 11
+    """The audit log: what is killed is durably recorded before. Without one it is not."""
 
 class Feature(_Feature, metaclass=_FeatureEnumTypeWrapper):
     """What an agent may be able to do, depending on kernel and privileges."""
@@ -78,6 +80,8 @@ FEATURE_BOOST_LIFT: Feature.ValueType  # 9
 """Lifting the CPU weight of the cgroups above a victim: Boost.BOOST_LIFT."""
 FEATURE_MEMORY_PRESSURE: Feature.ValueType  # 10
 """Pressure stall information: WatchMemory shows pressure and Reclaim may have it as its goal."""
+FEATURE_AUDIT: Feature.ValueType  # 11
+"""The audit log: what is killed is durably recorded before. Without one it is not."""
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
 
 class _QosClass:

@@ -10,10 +10,11 @@ from typing import Any
 
 import msgspec
 
-from mrelease_agent.address import AddressError, TcpAddress, parse, parse_tcp
-from mrelease_agent.config.schema import Config, Key, default_listen, default_node_name, keys
+from mrelease_agent.address import AddressError, TcpAddress, parse, parse_tcp, parse_tls
+from mrelease_agent.config.protected import check_protected
+from mrelease_agent.config.schema import Config, Key, default_audit_dir, default_listen, default_node_name, keys
 from mrelease_agent.config.sources import Setting, format_value, from_environment, from_file, from_flags
-from mrelease_agent.config.values import ConfigError, format_duration, parse_duration, quote
+from mrelease_agent.config.values import ConfigError, format_duration, parse_duration, parse_size, quote
 
 
 def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
@@ -36,6 +37,8 @@ def load(argv: Sequence[str], environ: Mapping[str, str]) -> Config:
         values["node_name"] = _convert(keys()["node_name"], given["node_name"])
     if "listen" not in given:
         values["listen"] = default_listen(environ, os.geteuid())
+    if "audit_dir" not in given:
+        values["audit_dir"] = default_audit_dir(environ)
     config = Config(**values)
     _check(config, given)
     if flags.print_config:
@@ -53,7 +56,7 @@ def _convert(key: Key, setting: Setting) -> Any:
     if key.choices and text not in key.choices:
         raise _wrong(key, setting, f"write {' or '.join(key.choices)}")
     try:
-        value = parse_duration(text) if key.is_duration else text
+        value = parse_duration(text) if key.is_duration else parse_size(text) if key.is_size else text
         return msgspec.convert(value, key.annotated, strict=False)
     except msgspec.ValidationError:
         raise _wrong(key, setting, f"write {allowed(key)}") from None
@@ -67,8 +70,8 @@ def allowed(key: Key) -> str:
         return " or ".join(key.choices)
     if key.bounds is None:
         return str(key.extra.get("form", "text"))
-    what, show = ("a duration", format_duration) if key.is_duration else ("a whole number", str)
-    least, greatest = map(show, key.bounds)
+    what = "a duration" if key.is_duration else "a size" if key.is_size else "a whole number"
+    least, greatest = (format_value(key, bound) for bound in key.bounds)
     return f"{what} from {least} to {greatest}{' or null' if key.is_nullable else ''}"
 
 
@@ -85,15 +88,23 @@ def _check(config: Config, given: Mapping[str, Setting]) -> None:
     if isinstance(address, TcpAddress) and not config.allow_plaintext_loopback:
         raise ConfigError(
             f"{_source(given, 'listen')}: listen is {quote(config.listen)}, where every user of this node could have processes killed: "
-            "use unix:///path, or accept that with allow_plaintext_loopback: true"
+            "use unix:///path, tls_listen, or accept that with allow_plaintext_loopback: true"
         )
+    if isinstance(address, TcpAddress) and config.socket_group:
+        raise ConfigError(
+            f"{_source(given, 'socket_group')}: socket_group is {quote(config.socket_group)}, and listen is no Unix socket: "
+            "set listen to unix:///path, or remove socket_group"
+        )
+    _check_tls(config, given)
     if config.http_listen:
-        try:
-            parse_tcp(config.http_listen)
-        except AddressError as error:
-            raise ConfigError(f"{_source(given, 'http_listen')}: http_listen is {quote(config.http_listen)}: it {error}") from error
+        _check_http(config, given)
     if config.state_dir and not os.path.isabs(config.state_dir):  # noqa: PTH117 - pathlib is not needed to see it
         raise ConfigError(f"{_source(given, 'state_dir')}: state_dir is {quote(config.state_dir)}: write an absolute path")
+    if not os.path.isabs(config.pod_logs):  # noqa: PTH117 - pathlib is not needed to see it
+        raise ConfigError(f"{_source(given, 'pod_logs')}: pod_logs is {quote(config.pod_logs)}: write an absolute path")
+    if config.audit_dir not in ("", "none") and not os.path.isabs(config.audit_dir):  # noqa: PTH117 - pathlib is not needed to see it
+        raise ConfigError(f"{_source(given, 'audit_dir')}: audit_dir is {quote(config.audit_dir)}: write an absolute path, or none")
+    check_protected(config, lambda name: _source(given, name))
     if config.reaper_cpus:
         _check_cpus(config.reaper_cpus, _source(given, "reaper_cpus"))
     if config.default_timeout > config.max_timeout:
@@ -101,6 +112,41 @@ def _check(config: Config, given: Mapping[str, Setting]) -> None:
         raise ConfigError(
             f"default_timeout is {default} ({_source(given, 'default_timeout')}), longer than max_timeout, {longest} "
             f"({_source(given, 'max_timeout')}): set default_timeout to at most {longest}"
+        )
+
+
+def _check_http(config: Config, given: Mapping[str, Setting]) -> None:
+    try:
+        (parse_tls if config.allow_remote_http else parse_tcp)(config.http_listen)
+    except AddressError as error:
+        shown = f"{_source(given, 'http_listen')}: http_listen is {quote(config.http_listen)}: it {error}"
+        raise ConfigError(shown + (", or set allow_remote_http: true" if "loopback" in str(error) else "")) from error
+
+
+def _check_tls(config: Config, given: Mapping[str, Setting]) -> None:
+    if not config.tls_listen:
+        # A certificate that nobody uses is one that somebody believes to be in use.
+        for name in ("tls_cert", "tls_key", "tls_ca", "tls_crl"):
+            if getattr(config, name):
+                raise ConfigError(f"{_source(given, name)}: {name} is set and tls_listen is not: set tls_listen too, or remove {name}")
+        return
+    shown = f"{_source(given, 'tls_listen')}: tls_listen is {quote(config.tls_listen)}"
+    try:
+        parse_tls(config.tls_listen)
+    except AddressError as error:
+        raise ConfigError(f"{shown}: it {error}") from error
+    for name in ("tls_cert", "tls_key", "tls_ca"):
+        if not getattr(config, name):
+            raise ConfigError(f"{shown}, and {name} is not set: TLS needs tls_cert, tls_key and tls_ca (`mrelease certs` makes them)")
+    if not config.policy:
+        raise ConfigError(
+            f"{shown}, and policy is not set, so that every certificate of tls_ca would be good for killing anything: set policy to a file "
+            "that says who may do what (docs/policy.md has some, `mrelease policy check` explains them)"
+        )
+    if not config.audit_dir:
+        raise ConfigError(
+            f"{shown}, and audit_dir is not set: nothing would say who had what killed: "
+            "set it to a directory of the agent's own, or accept that with audit_dir: none"
         )
 
 

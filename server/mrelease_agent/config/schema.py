@@ -14,6 +14,10 @@ from mrelease_agent.config.values import ConfigError
 
 #: ``Meta.extra`` of keys whose text is a duration such as 500ms and whose value is seconds.
 _DURATION: Final = {"duration": True}
+#: Of keys whose text is a size such as 64GiB and whose value is bytes.
+_SIZE: Final = {"size": True}
+_MOST: Final = 1_000_000_000
+_FILE: Final = {"default": "empty: none", "form": "the path of a file or empty"}
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,17 +41,93 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             },
         ),
     ]
+    socket_group: Annotated[
+        str,
+        Meta(
+            description="Group whose members may connect to the Unix socket too: its directory has mode 0750 and this group.",
+            extra={"default": "empty: the agent's user and root alone", "form": "a group's name or number, or empty"},
+        ),
+    ] = ""
+    unix_peers: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="Whether the agent asks the kernel which user and process is at the other end of a connection of the Unix "
+            "socket; it then relays the bytes. `auto`: with `socket_group` or `policy`."
+        ),
+    ] = "auto"
     allow_plaintext_loopback: Annotated[
         bool,
         Meta(description="Allow `listen` to be TCP on the loopback interface: every user and host-network pod of the node may then kill."),
     ] = False
+    tls_listen: Annotated[
+        str,
+        Meta(
+            description="Where to serve gRPC to other machines too, by mutual TLS 1.3: callers need a certificate of `tls_ca`.",
+            extra={"default": "empty: none", "form": "IP:port, [IPv6]:port or empty"},
+        ),
+    ] = ""
+    tls_cert: Annotated[
+        str,
+        Meta(
+            description="PEM file with the certificate of `tls_listen`, then those between it and its authority. This file and the other "
+            "three are read again when they change; what is broken is not taken.",
+            extra=_FILE,
+        ),
+    ] = ""
+    tls_key: Annotated[str, Meta(description="PEM file with the private key of `tls_cert`, not encrypted.", extra=_FILE)] = ""
+    tls_ca: Annotated[
+        str, Meta(description="PEM file with the certificates of the authorities whose callers may connect.", extra=_FILE)
+    ] = ""
+    tls_crl: Annotated[
+        str,
+        Meta(description="PEM file with lists of revoked certificates, one for each authority that has one, or empty.", extra=_FILE),
+    ] = ""
+    policy: Annotated[
+        str,
+        Meta(
+            description="YAML file with the access policy: who may have what done to whom. What it does not allow is denied. Read again "
+            "when it changes; what is broken is not taken. `tls_listen` needs one; without one, whoever reaches the agent may do all.",
+            extra=_FILE,
+        ),
+    ] = ""
+    pod_logs: Annotated[
+        str,
+        Meta(
+            description="Directory in which kubelet keeps a directory for each pod, by which the access policy knows a pod's namespace.",
+            extra={"form": "an absolute path"},
+        ),
+    ] = "/var/log/pods"
+    audit_dir: Annotated[
+        str,
+        Meta(
+            description="Directory of the agent's own, mode 0700, for the audit log: who had what killed, durable before the first signal. "
+            "While it cannot be written, nothing is killed. `tls_listen` needs one, or `none`.",
+            extra={
+                "default": "audit in $LOGS_DIRECTORY or $STATE_DIRECTORY, which systemd sets; else empty: no audit log",
+                "form": "an absolute path, none or empty",
+            },
+        ),
+    ] = ""
+    audit_max_file: Annotated[int, Meta(description="Bytes of the audit log after which a new file is begun.", ge=65536, le=1073741824)] = (
+        4194304
+    )
+    audit_max_files: Annotated[
+        int, Meta(description="How many files of the audit log are kept; the oldest are removed, and that is recorded.", ge=2, le=65536)
+    ] = 64
     http_listen: Annotated[
         str,
         Meta(
-            description="Loopback address for `/metrics`, `/healthz` and `/readyz`, for example `127.0.0.1:9464`.",
-            extra={"default": "empty: none", "form": "127.0.0.1:port, [::1]:port or empty"},
+            description="Address for `/metrics`, `/healthz` and `/readyz`, for example `127.0.0.1:9464`.",
+            extra={"default": "empty: none", "form": "127.0.0.1:port, [::1]:port, another IP:port with `allow_remote_http`, or empty"},
         ),
     ] = ""
+    allow_remote_http: Annotated[
+        bool,
+        Meta(
+            description="Allow `http_listen` to be an address that other machines reach, as a kubelet's probes and a Prometheus need it: "
+            "metrics and health without authentication. No command, reason or pid is in them."
+        ),
+    ] = False
     log_format: Annotated[Literal["text", "json"], Meta(description="One line per event: for people, or one JSON object.")] = "text"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="The least severe level that is logged.")] = "info"
     reap_delay: Annotated[
@@ -89,6 +169,15 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         ),
     ] = "inherit"
     max_operations: Annotated[int, Meta(description="Operations in flight before requests are refused.", ge=1, le=65536)] = 1024
+    max_connections: Annotated[
+        int,
+        Meta(
+            description="Connections at once on each address; fewer where the process may not have so many files open. Where users of "
+            "the Unix socket are told apart, none may have more than are still free.",
+            ge=1,
+            le=65536,
+        ),
+    ] = 1024
     max_watchers: Annotated[int, Meta(description="WatchMemory calls at once before more are refused.", ge=1, le=4096)] = 64
     result_ttl: Annotated[
         float,
@@ -102,7 +191,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Meta(
             description="Directory of the agent's own that outlives it until the next boot: the next agent restores from it what this one "
             "could not.",
-            extra={"default": "the directory of the Unix socket in `listen`", "form": "an absolute path or empty"},
+            extra={
+                "default": "the directory of the Unix socket in `listen`; with `socket_group` one named state in it",
+                "form": "an absolute path or empty",
+            },
         ),
     ] = ""
     boost: Annotated[
@@ -112,6 +204,78 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "`unspecified` takes the first rung that works and is needed, `none` turns it off."
         ),
     ] = "unspecified"
+    protected_cgroups: Annotated[
+        str,
+        Meta(
+            description="Cgroups that are never killed, with all below them, as /proc/PID/cgroup shows them.",
+            extra={"default": "empty: none", "form": "absolute paths with commas between them, or empty"},
+        ),
+    ] = ""
+    protected_namespaces: Annotated[
+        str,
+        Meta(
+            description="Namespaces whose pods are never killed; they are looked up in `pod_logs`. Where that does not tell and a kubelet "
+            "runs here, no pod is killed.",
+            extra={"form": "namespaces with commas between them, or empty"},
+        ),
+    ] = "kube-system"
+    protected_users: Annotated[
+        str,
+        Meta(
+            description="Users whose processes are never killed (effective user id).",
+            extra={"default": "empty: none", "form": "names or numbers of users with commas between them, or empty"},
+        ),
+    ] = ""
+    protected_names: Annotated[
+        str,
+        Meta(
+            description="Names of processes that are never killed, as `comm` shows them. Every process can give itself one of them.",
+            extra={"default": "empty: none", "form": "names of up to 15 bytes with commas between them, or empty"},
+        ),
+    ] = ""
+    protected_sockets: Annotated[
+        str,
+        Meta(
+            description="Unix sockets whose listeners are never killed, where they are root's and in no container: of a runtime at an "
+            "unusual place. A path that ends in / stands for all directly below it.",
+            extra={"default": "empty: the usual ones alone", "form": "absolute paths with commas between them, or empty"},
+        ),
+    ] = ""
+    protected_oom_score_adj: Annotated[
+        int,
+        Meta(
+            description="Processes with this oom_score_adj or a lower one are never killed. Containers of pods have -997 at the least, and "
+            "1000 where they are BestEffort.",
+            ge=-1000,
+            le=999,
+        ),
+    ] = -998
+    breaker_window: Annotated[
+        float, Meta(description="The window of the five limits that follow: any of this length.", ge=1, le=86400, extra=_DURATION)
+    ] = 60.0
+    max_kills: Annotated[
+        int, Meta(description="Processes that are killed on this node in any window at most; 0: any number.", ge=0, le=_MOST)
+    ] = 16384
+    max_bytes: Annotated[
+        int,
+        Meta(
+            description="Bytes, anonymous memory and swap of those processes, in any window at most; 0: any number.",
+            ge=0,
+            le=1 << 60,
+            extra=_SIZE,
+        ),
+    ] = 0
+    max_kills_per_caller: Annotated[int, Meta(description="The same as `max_kills` for each caller.", ge=0, le=_MOST)] = 8192
+    max_bytes_per_caller: Annotated[int, Meta(description="The same as `max_bytes` for each caller.", ge=0, le=1 << 60, extra=_SIZE)] = 0
+    max_kills_per_target: Annotated[
+        int,
+        Meta(
+            description="How often in any window the same pod, container, cgroup, or command of one user in one cgroup is killed at most "
+            "after it has come back; 0: any number.",
+            ge=0,
+            le=_MOST,
+        ),
+    ] = 60
     drain_timeout: Annotated[
         float, Meta(description="How long the agent waits for operations in flight after SIGTERM.", ge=0, le=3600, extra=_DURATION)
     ] = 30.0
@@ -119,6 +283,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[int, Meta(ge=-20, le=19)] | None,
         Meta(description="Priority of the agent, nice(2), where it may set it; `null` leaves it as it is."),
     ] = -10
+    lock_memory: Annotated[
+        Literal["auto", "on", "off"],
+        Meta(
+            description="Whether the agent's memory stays in RAM from its first use on, mlockall(2), so that it still answers when a node "
+            "without memory thrashes. `auto`: where permitted; with `on` it does not start where not."
+        ),
+    ] = "auto"
+    oom_score_adj: Annotated[
+        Annotated[int, Meta(ge=-1000, le=1000)] | None,
+        Meta(description="How late the OOM killer takes the agent, where it may lower that; -999 is kubelet's own. `null` leaves it."),
+    ] = -999
     reflection: Annotated[bool, Meta(description="Serve gRPC reflection, for tools such as grpcurl.")] = False
 
 
@@ -170,6 +345,11 @@ class Key(NamedTuple):
         return "duration" in self.extra
 
     @property
+    def is_size(self) -> bool:
+        """Whether its text is a size in bytes."""
+        return "size" in self.extra
+
+    @property
     def is_nullable(self) -> bool:
         """Whether it has a meaning without a value."""
         return type(None) in get_args(self.type)
@@ -216,3 +396,12 @@ def default_listen(environ: Mapping[str, str], euid: int) -> str:
         "listen is not set, and there is no runtime directory to choose a socket in (XDG_RUNTIME_DIR is not set): "
         "set it, for example --listen unix://$HOME/.mrelease/agent.sock"
     )
+
+
+def default_audit_dir(environ: Mapping[str, str]) -> str:
+    """``audit`` in what systemd made for logs or state of the service (LogsDirectory=, StateDirectory=); empty where there is neither."""
+    for name in ("LOGS_DIRECTORY", "STATE_DIRECTORY"):
+        first = environ.get(name, "").split(":")[0]
+        if first.startswith("/"):
+            return f"{first}/audit"
+    return ""

@@ -11,12 +11,16 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 from mrelease._version import VERSION
 from mrelease_agent.config.schema import Key, keys
-from mrelease_agent.config.values import ConfigError, format_duration, quote, suggest
+from mrelease_agent.config.values import ConfigError, format_duration, format_size, quote, suggest
 
 #: A configuration of every key is below 1 KiB.
 MAX_FILE_BYTES: Final = 64 * 1024
-#: Variables that begin with MRELEASE_ and are no keys: the address that the CLI uses, and the file.
-OTHER_VARIABLES: Final = ("MRELEASE_AGENT", "MRELEASE_CONFIG")
+#: Variables that begin with MRELEASE_ and are no keys: the file, and what callers use.
+OTHER_VARIABLES: Final = (
+    "MRELEASE_CONFIG",
+    *("MRELEASE_AGENT", "MRELEASE_CONTEXT", "MRELEASE_CONTEXTS"),
+    *("MRELEASE_CLIENT_CA", "MRELEASE_CLIENT_CERT", "MRELEASE_CLIENT_KEY", "MRELEASE_CLIENT_SERVER_NAME"),
+)
 
 
 class Setting(NamedTuple):
@@ -176,7 +180,8 @@ def _parser() -> argparse.ArgumentParser:
         if key.type is bool:
             group.add_argument(key.flag, action=argparse.BooleanOptionalAction, help=text)
         else:
-            metavar = "|".join(key.choices) or ("DURATION" if key.is_duration else "N" if key.type is not str else "TEXT")
+            kind = "DURATION" if key.is_duration else "SIZE" if key.is_size else "N" if key.type is not str else "TEXT"
+            metavar = "|".join(key.choices) or kind
             group.add_argument(key.flag, metavar=metavar, help=text)
     return parser
 
@@ -192,4 +197,4 @@ def format_value(key: Key, value: Any) -> str:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
-    return format_duration(value) if key.is_duration else str(value)
+    return format_duration(value) if key.is_duration else format_size(value) if key.is_size else str(value)

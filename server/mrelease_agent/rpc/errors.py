@@ -42,6 +42,7 @@ CODES: Mapping[error_reason_pb2.ErrorReason.ValueType, grpc.StatusCode] = {
     _Reason.ERROR_REASON_CALLER_NOT_PERMITTED: _DENIED,
     _Reason.ERROR_REASON_KILL_LIMIT: _EXHAUSTED,
     _Reason.ERROR_REASON_AUDIT_UNAVAILABLE: _UNAVAILABLE,
+    _Reason.ERROR_REASON_CERTIFICATE_REJECTED: grpc.StatusCode.UNAUTHENTICATED,
 }
 #: Seconds after which a caller is invited to try again, google.rpc.RetryInfo.
 _RETRY_AFTER: Mapping[error_reason_pb2.ErrorReason.ValueType, float] = {
@@ -66,8 +67,8 @@ class RpcError(Exception):
             retry_after=_RETRY_AFTER.get(reason),
         )
 
-    def retry_after(self, seconds: float) -> RpcError:
-        """Invite a retry after so many seconds instead of the reason's usual ones; returns the error itself."""
+    def retry_after(self, seconds: float | None) -> RpcError:
+        """Invite a retry after so many seconds (None: invite none) instead of the reason's usual ones; returns the error itself."""
         self.details = dataclasses.replace(self.details, retry_after=seconds)
         return self
 

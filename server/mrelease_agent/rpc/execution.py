@@ -17,7 +17,9 @@ from mrelease_agent.linux.capabilities import Capabilities, Feature
 from mrelease_agent.linux.cgroup_tree import WalkLimitError
 from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.reaping.aid import Aids
-from mrelease_agent.reaping.operation import LimitError, Measured, NotDyingError, Operation
+from mrelease_agent.reaping.errors import LimitError, NotDyingError
+from mrelease_agent.reaping.measuring import Measured
+from mrelease_agent.reaping.operation import Operation
 from mrelease_agent.reaping.outcome import Outcome, Proof, Step, verdict
 from mrelease_agent.reaping.progress import Progress
 from mrelease_agent.reaping.proving import CHARGE_SLACK
@@ -30,7 +32,7 @@ from mrelease_agent.rpc.group_target import GroupMembers, empty, find, told
 from mrelease_agent.rpc.process_target import admitted, not_dying, not_found, not_permitted
 from mrelease_agent.rpc.refusals import refusals, veiled
 from mrelease_agent.targets.group import Group
-from mrelease_agent.telemetry.logs import event
+from mrelease_agent.telemetry.logs import event, event_soon
 from mrelease_agent.telemetry.metrics import Metrics
 
 _log = logging.getLogger("mrelease")
@@ -122,7 +124,9 @@ class Execution:
         ask, grant = self._granted(order)
         with veiled(self._gate, ask, grant), limits():
             process = order.target.process
-            ref = await admitted(process, kill=order.plan.kill, inode_known=self.inode_known, field=order.field)
+            ref = await admitted(
+                process, self._gate.protection, kill=order.plan.kill, inode_known=self.inode_known, field=order.field
+            )
         begun = time.monotonic()
         self._metrics.step("resolve", begun - start)
         ticket = await self._admit(ask, grant, [(ref, None)])
@@ -154,7 +158,7 @@ class Execution:
                 opened = await asyncio.to_thread(find, order.target)
                 for group in opened:
                     stack.enter_context(group)
-                members = GroupMembers(opened, containers=not order.target.HasField("cgroup"))
+                members = GroupMembers(opened, order.target, self._gate.protection)
                 first = await members.fresh()
                 if not first:
                     raise empty(order.field)
@@ -209,20 +213,7 @@ class Execution:
         self._metrics.step("total", time.monotonic() - start)
         for report in done.reports:
             self._metrics.outcome(method, report.outcome.name, report.released)
-        if len(done.reports) == 1 and not done.charges:
-            _log_process(method, done.reports[0], reason)
-        else:
-            event(
-                _log,
-                logging.INFO,
-                "operation",
-                method=method,
-                cgroups=" ".join(charge.path for charge in done.charges),
-                processes=len(done.reports),
-                verdict=verdict(report.outcome for report in done.reports).name,
-                released_bytes=done.released,
-                reason=reason,
-            )
+        event_soon(_log, logging.INFO, "operation", lambda: _told(done, method, reason))
         return done
 
     def _validated(self, refs: list[ProcessRef], reason: str) -> Done:
@@ -284,24 +275,32 @@ def not_exhausted(execution: Execution) -> None:
         )
 
 
-def _log_process(method: str, report: Report, reason: str | None) -> None:
-    event(
-        _log,
-        logging.INFO,
-        "operation",
-        method=method,
-        pid=report.process.pid,
-        command=report.process.command,
-        outcome=report.outcome.name,
-        errno=errno.errorcode.get(report.errno) if report.errno else None,
-        released_bytes=report.released,
-        proof=report.proof.name,
-        boost=report.boost.name if report.boost else None,
-        held_cause=report.held_cause.name if report.held_cause else None,
-        release_ms=_ms(report.release_duration),
-        exit_ms=_ms(report.exit_duration),
-        reason=reason,
-    )
+def _told(done: Done, method: str, reason: str | None) -> dict[str, object]:
+    """What the log says of a finished operation."""
+    if len(done.reports) != 1 or done.charges:
+        return {
+            "method": method,
+            "cgroups": " ".join(charge.path for charge in done.charges),
+            "processes": len(done.reports),
+            "verdict": verdict(report.outcome for report in done.reports).name,
+            "released_bytes": done.released,
+            "reason": reason,
+        }
+    (report,) = done.reports
+    return {
+        "method": method,
+        "pid": report.process.pid,
+        "command": report.process.command,
+        "outcome": report.outcome.name,
+        "errno": errno.errorcode.get(report.errno) if report.errno else None,
+        "released_bytes": report.released,
+        "proof": report.proof.name,
+        "boost": report.boost.name if report.boost else None,
+        "held_cause": report.held_cause.name if report.held_cause else None,
+        "release_ms": _ms(report.release_duration),
+        "exit_ms": _ms(report.exit_duration),
+        "reason": reason,
+    }
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Generator
+from collections.abc import Collection, Generator, Iterable
 
 from mrelease.v1 import error_reason_pb2, target_pb2
-from mrelease_agent.guard.protected import protection
+from mrelease_agent.guard.protected import Protection
 from mrelease_agent.linux.process import NotALeaderError, ProcessRef
-from mrelease_agent.linux.procfs import ProcessGoneError, start_time
-from mrelease_agent.reaping.operation import measure
+from mrelease_agent.linux.procfs import ProcessGoneError
+from mrelease_agent.reaping.measuring import measure
 from mrelease_agent.reaping.set_operation import Member
 from mrelease_agent.rpc.errors import RpcError, invalid
 from mrelease_agent.targets import groups
 from mrelease_agent.targets.group import Group
 from mrelease_agent.targets.group_errors import (
     AmbiguousGroupError,
+    Field,
     GroupError,
     GroupNotFoundError,
     InvalidGroupError,
@@ -64,6 +65,14 @@ def find(target: target_pb2.Target) -> list[Group]:
     return [groups.cgroup(target.cgroup.path)]
 
 
+def named(target: target_pb2.Target) -> tuple[Field, str]:
+    """The field that names a target that is no process, and its value."""
+    kind = target.WhichOneof("kind")
+    if kind == "container":
+        return "container.id", target.container.id
+    return ("pod.uid", target.pod.uid) if kind == "pod" else ("cgroup.path", target.cgroup.path)
+
+
 def empty(prefix: str) -> RpcError:
     """NOT_FOUND for a target that exists and holds no process."""
     return RpcError(
@@ -76,19 +85,29 @@ def empty(prefix: str) -> RpcError:
 
 
 class GroupMembers:
-    """The processes of open groups; see reaping.set_operation.Members."""
+    """The processes of open groups; see reaping.set_operation.Members.
 
-    def __init__(self, opened: list[Group], *, containers: bool) -> None:
-        """``containers``: each group is one, which has a first process that the others are told by."""
+    Where one of those that are there at first is protected, none is returned: who asks for all of a group cannot mean all but one.
+    Protected ones that come later are left out, because others have been signalled then.
+    """
+
+    def __init__(self, opened: list[Group], target: target_pb2.Target, protection: Protection) -> None:
         self._groups = opened
-        self._containers = containers
+        #: Each group is a container, which has a first process that the others are told by.
+        self._containers = not target.HasField("cgroup")
+        self._named = named(target)
+        self._protection = protection
+        self._looked = False
         #: Index of the group that each process was found in, by pid.
         self._found_in: dict[int, int] = {}
-        #: Start time of each process that was returned, by pid: with both it is not mistaken for a later one.
-        self._known: dict[int, int] = {}
+        #: The processes that were returned, by pid.
+        self._known: dict[int, ProcessRef] = {}
 
     async def fresh(self) -> list[Member]:
-        """Members that were not returned before, opened and measured on a thread: a thousand take a quarter of a second."""
+        """Members that were not returned before, opened and measured on a thread: a thousand take some 80 ms.
+
+        Raises RefusedGroupError the first time; OSError for limits.
+        """
         return await asyncio.to_thread(self._fresh)
 
     def first(self, found: list[Member]) -> list[Member]:
@@ -102,7 +121,7 @@ class GroupMembers:
 
     async def join(self, pids: Collection[int]) -> list[Member]:
         """See Members: children of processes that were moved out of the group before they were killed."""
-        return await asyncio.to_thread(lambda: [member for pid in pids if (member := self._open(None, pid)) is not None])
+        return await asyncio.to_thread(self._join, pids)
 
     async def kill_all(self) -> bool:
         """Write cgroup.kill of every group; false where one has none."""
@@ -110,35 +129,59 @@ class GroupMembers:
         return all(killed)
 
     def _fresh(self) -> list[Member]:
-        found: list[Member] = []
-        try:
+        with contextlib.ExitStack() as opened:
+            refs: list[ProcessRef] = []
             for index, group in enumerate(self._groups):
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile: it was empty
-                    members = [member for pid in group.members() if (member := self._open(group, pid)) is not None]
-                    self._found_in.update((member.ref.pid, index) for member in members)
-                    found += members
-        except BaseException:
-            for member in found:
-                member.ref.close()
-                self._known.pop(member.ref.pid, None)
-            raise
-        return found
+                    found = self._open(self._strangers(group.members()), opened)
+                    # Listed after its pidfd was opened, and not reaped after that: what was listed is this process and no later one.
+                    places = group.places() if found else {}
+                    mine = [ref for ref in found if self._is_target(ref, group, places.get(ref.pid))]
+                    self._found_in.update((ref.pid, index) for ref in mine)
+                    refs += mine
+            self._looked = True
+            return self._measured(refs, opened)
 
-    def _open(self, group: Group | None, pid: int) -> Member | None:
-        if self._known.get(pid, -1) == start_time(pid):
-            return None
-        try:
-            ref = ProcessRef.open(pid)
-        except (ProcessGoneError, NotALeaderError):
-            return None
-        try:
-            # Its pid may have become another process's since the group was listed.
-            if (group is None or group.holds(ref.proc)) and not ref.stat.kernel_thread and protection(ref.stat) is None:
-                member = Member(ref, measure(ref))
-                self._known[pid] = ref.stat.start_time
-                return member
-        except BaseException:
-            ref.close()
-            raise
+    def _join(self, pids: Collection[int]) -> list[Member]:
+        with contextlib.ExitStack() as opened:
+            return self._measured([ref for ref in self._open(self._strangers(pids), opened) if self._is_target(ref, None, None)], opened)
+
+    def _strangers(self, pids: Iterable[int]) -> list[int]:
+        """Those who were not returned before."""
+        return [pid for pid in pids if pid not in self._known or not self._known[pid].has_pid()]
+
+    @staticmethod
+    def _open(pids: list[int], opened: contextlib.ExitStack) -> list[ProcessRef]:
+        """Refer to processes; has_pid() is to be asked before they are used."""
+        refs: list[ProcessRef] = []
+        for pid in pids:
+            with contextlib.suppress(ProcessGoneError, NotALeaderError):
+                refs.append(opened.enter_context(ProcessRef.open(pid, checked=False)))
+        return refs
+
+    def _is_target(self, ref: ProcessRef, group: Group | None, place: str | None) -> bool:
+        """Whether it is to be killed; closed if not. Where there is a ``group``, ``place`` is where in it the process was listed."""
+        with contextlib.suppress(ProcessGoneError):
+            if self._is_member(ref, group, place) and not ref.stat.kernel_thread:
+                rule = self._protection.rule(ref, place)
+                if rule is None:
+                    return True
+                if not self._looked:
+                    raise RefusedGroupError(*self._named, rule, ref.pid)
         ref.close()
-        return None
+        return False
+
+    @staticmethod
+    def _is_member(ref: ProcessRef, group: Group | None, place: str | None) -> bool:
+        if not ref.has_pid():
+            return False
+        if group is None:
+            return True
+        # v1 lists a process wherever one of its threads is.
+        return place is not None and (group.tree.version == 2 or ref.stat.threads == 1 or group.holds(ref.proc))
+
+    def _measured(self, refs: list[ProcessRef], opened: contextlib.ExitStack) -> list[Member]:
+        members = [Member(ref, measured) for ref, measured in zip(refs, measure(refs), strict=True)]
+        self._known.update((ref.pid, ref) for ref in refs)
+        opened.pop_all()
+        return members

@@ -8,7 +8,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any
 
 import grpc
@@ -16,18 +16,23 @@ import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
 from mrelease.v1 import error_reason_pb2
-from mrelease_agent.guard.caller import current
+from mrelease_agent.guard.caller import Caller, current
 from mrelease_agent.guard.gate import Ask, Gate
 from mrelease_agent.rpc import validate
 from mrelease_agent.rpc.callers import caller_of
 from mrelease_agent.rpc.errors import RpcError, invalid
+from mrelease_agent.rpc.intake import Intake
 from mrelease_agent.rpc.refusals import refusals
+from mrelease_agent.rpc.shares import Share
 from mrelease_agent.telemetry.logs import event
 from mrelease_agent.telemetry.metrics import Metrics
 
 _log = logging.getLogger("mrelease")
 #: What these did is logged by the operation, which may outlive the call; health checks are asked for all the time.
 _QUIET_WHEN_OK = ("/mrelease.v1.ReleaseService/", "/grpc.health.v1.Health/")
+#: Calls of ListProcesses, and of Health.Watch, at once.
+_LISTS = 128
+_WATCHES = 256
 
 # grpc.aio's own generics differ between its versions; nothing here depends on them.
 _Handler = Any
@@ -35,8 +40,10 @@ _Context = Any
 _Decode = Callable[[bytes], Message]
 #: A behaviour with the request still to be decoded: returns the answer, or writes a stream of them and returns None.
 _Answer = Callable[[bytes, _Context], Awaitable[Any]]
-_unary_handler: Any = grpc.unary_unary_rpc_method_handler
-_stream_handler: Any = grpc.unary_stream_rpc_method_handler
+# For gRPC every request is a stream, of which one message is read: else it would read that before it asks us anything. On the wire, and to
+# callers, there is no difference.
+_unary_handler: Any = grpc.stream_unary_rpc_method_handler
+_stream_handler: Any = grpc.stream_stream_rpc_method_handler
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -46,18 +53,37 @@ class Interceptor(grpc.aio.ServerInterceptor):
     through as it is: the contract has none, reflection has.
     """
 
-    def __init__(self, metrics: Metrics, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        gate: Gate | None = None,
+        caller_of: Callable[[_Context], Caller] = caller_of,
+        calls: int = 1024,
+    ) -> None:
         self._metrics = metrics
+        self._intake = Intake()
+        # Health.Check holds nothing: it is always answered. Answers of ListProcesses are large, and may not be read.
+        self._shares = {"*": Share(calls, "calls"), "ListProcesses": Share(_LISTS, "lists"), "Watch": Share(_WATCHES, "watches")}
+        self._caller_of = caller_of
         self._gate = gate or Gate()
+        #: By method: those that there are, which are few.
+        self._handlers: dict[str, _Handler] = {}
 
     async def intercept_service(
         self, continuation: Callable[[grpc.HandlerCallDetails], Awaitable[_Handler]], handler_call_details: grpc.HandlerCallDetails
     ) -> _Handler:
         """See grpc.aio.ServerInterceptor."""
         method = str(handler_call_details.method)
+        known = self._handlers.get(method)
+        if known is not None:
+            return known
         handler = await continuation(handler_call_details)
         if handler is None:
             return _unary_handler(self._unknown(method))
+        self._handlers[method] = wrapped = self._wrapped(method, handler)
+        return wrapped
+
+    def _wrapped(self, method: str, handler: _Handler) -> _Handler:
         if handler.request_streaming:
             return handler
         if handler.response_streaming:
@@ -67,7 +93,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         return _unary_handler(serve, response_serializer=handler.response_serializer)
 
     def _unknown(self, method: str) -> Callable[[bytes, _Context], Awaitable[bytes]]:
-        async def refuse(_request: bytes, context: _Context) -> bytes:
+        async def refuse(_requests: object, context: _Context) -> bytes:
             error = RpcError(
                 error_reason_pb2.ERROR_REASON_UNKNOWN_METHOD,
                 "the agent has no such method",
@@ -80,29 +106,40 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         return refuse
 
-    def _identify(self, context: _Context, method: str) -> None:
-        """Establish the caller before a byte of its request is read. Raises RpcError (PERMISSION_DENIED)."""
-        caller = caller_of(context)
+    def _identify(self, context: _Context, method: str) -> str:
+        """Establish the caller before a byte of its request is read; its name. Raises RpcError (PERMISSION_DENIED, UNAUTHENTICATED)."""
+        caller = self._caller_of(context)
         current.set(caller)
         ask = Ask(caller, method)
         with refusals(ask):
             self._gate.check(caller, method)
+        return caller.name
+
+    def _name(self, context: _Context) -> str:
+        """The caller's name, where it need not have one."""
+        try:
+            return self._caller_of(context).name
+        except RpcError:
+            return "anyone"
 
     def _guarded(self, method: str, answer: _Answer) -> _Answer:
         name = method.rpartition("/")[2]
         quiet = method.startswith(_QUIET_WHEN_OK)
         ours = method.startswith("/mrelease.")
+        share = self._shares.get(name) or (self._shares["*"] if ours else None)
 
-        async def serve(raw: bytes, context: _Context) -> Any:
+        async def serve(_requests: object, context: _Context) -> Any:
             start = time.monotonic()
             code, reason = grpc.StatusCode.OK, None
             try:
                 try:
-                    if ours:  # health is for everybody who could connect
-                        self._identify(context, name)
-                    return await answer(raw, context)
+                    # Health is for everybody who could connect.
+                    caller = self._identify(context, name) if ours else self._name(context)
+                    with nullcontext() if share is None else share.take(caller):
+                        return await answer(await self._intake.read(context), context)
                 except RpcError as error:
                     code, reason = error.code, error.details.reason
+                    error.__traceback__ = None  # its frames hold the request until the answer is on its way
                     await context.abort(error.code, error.message, error.trailers())
                 except (asyncio.CancelledError, grpc.aio.AbortError):
                     code = context.code() or grpc.StatusCode.CANCELLED
@@ -126,7 +163,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
 
 def _unary(behaviour: Callable[[Message, _Context], Awaitable[Message]], decode: _Decode) -> _Answer:
-    return lambda raw, context: behaviour(_decode(raw, decode), context)
+    return lambda raw, context: behaviour(decode_request(raw, decode), context)
 
 
 def _stream(behaviour: Callable[[Message, _Context], Any], decode: _Decode) -> _Answer:
@@ -137,7 +174,7 @@ def _stream(behaviour: Callable[[Message, _Context], Any], decode: _Decode) -> _
     """
 
     async def write(raw: bytes, context: _Context) -> None:
-        messages = behaviour(_decode(raw, decode), context)
+        messages = behaviour(decode_request(raw, decode), context)
         if inspect.isawaitable(messages):
             await messages
             return
@@ -154,7 +191,8 @@ def _code_name(code: grpc.StatusCode | int) -> str:
     return next((known.name for known in grpc.StatusCode if known.value[0] == code), str(code))
 
 
-def _decode(raw: bytes, decode: Callable[[bytes], Message]) -> Message:
+def decode_request(raw: bytes, decode: Callable[[bytes], Message]) -> Message:
+    """A request with no field but those that this agent knows. Raises RpcError (INVALID_ARGUMENT)."""
     try:
         request = decode(raw)
     except DecodeError:

@@ -12,33 +12,48 @@ import socket
 import stat
 import struct
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from mrelease_agent.address import AddressError, TcpAddress, UnixAddress, parse
+from mrelease_agent.rpc.private_socket import PrivateSocket
+from mrelease_agent.rpc.socket_directory import ListenError, group_id, make_group_directory, make_private_directory
+
+if TYPE_CHECKING:
+    from mrelease_agent.rpc.relay import Relay
 
 #: A second server on the same port is an error, not a silent partner that gets half of the calls.
 CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (("grpc.so_reuseport", 0),)
 
 
-class ListenError(Exception):
-    """The agent cannot listen there; the message says why and what to do."""
-
-
 class Endpoint:
-    """A prepared place: give ``grpc_address`` and ``channel_options`` to gRPC, then call ``bound``."""
+    """A prepared place: give ``grpc_address`` and ``channel_options`` to gRPC, call ``bound``, start gRPC, call ``relay``.
 
-    def __init__(self, address: UnixAddress | TcpAddress) -> None:
+    ``group``: who may connect to the Unix socket beside its owner. ``private``: gRPC listens there, and a relay on the Unix socket.
+    """
+
+    def __init__(self, address: UnixAddress | TcpAddress, group: int | None = None, private: PrivateSocket | None = None) -> None:
         self._address = address
+        self._group = group
+        self._private = private
         self._inode: tuple[int, int] | None = None
+        self._listener: socket.socket | None = None
+        self._relay: Relay | None = None
         self.channel_options: tuple[tuple[str, int], ...] = CHANNEL_OPTIONS
 
     @property
     def grpc_address(self) -> str:
         """What ``add_insecure_port`` takes: ``unix:/path`` (percent-encoded, as gRPC decodes it) or ``127.0.0.1:port``."""
+        if self._private is not None:
+            return self._private.grpc_address
         return f"unix:{quote(self._address.path)}" if isinstance(self._address, UnixAddress) else str(self._address)
+
+    @property
+    def relayed(self) -> bool:
+        """Whether callers of the Unix socket are told apart."""
+        return self._private is not None
 
     @property
     def listen(self) -> str:
@@ -51,7 +66,7 @@ class Endpoint:
         return Path(self._address.path) if isinstance(self._address, UnixAddress) else None
 
     def bound(self, port: int = 0) -> None:
-        """Take note that gRPC listens now: ``port`` is what ``add_insecure_port`` returned. Makes a Unix socket 0600.
+        """Take note that gRPC listens now: ``port`` is what ``add_insecure_port`` returned. A Unix socket becomes 0600, or 0660.
 
         Raises ListenError where gRPC left no socket at the path.
         """
@@ -60,14 +75,35 @@ class Endpoint:
             return
         path = self._address.path
         try:
-            Path(path).chmod(0o600)
+            if self._private is not None:
+                self._private.hide()
+                self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                self._listener.bind(path)
+            if self._group is not None:
+                os.chown(path, -1, self._group)
+            Path(path).chmod(0o600 if self._group is None else 0o660)
             found = os.lstat(path)
+            if self._listener is not None:  # only now can anybody connect
+                self._listener.listen(socket.SOMAXCONN)
         except OSError as error:
             raise ListenError(f"cannot make the socket {path} private: {error.strerror}") from error
         self._inode = (found.st_dev, found.st_ino)
 
+    def relay(self, limit: int) -> None:
+        """Where this place is to tell callers apart: relay them to gRPC until ``remove``, ``limit`` at once, on the running event loop."""
+        if self._private is None or self._listener is None:
+            return
+        from mrelease_agent.rpc.peers import peers
+        from mrelease_agent.rpc.relay import Relay
+
+        self._relay = Relay(self._listener, self._private.target, peers, limit)
+
     def remove(self) -> None:
         """Remove the socket, if it is still the one that ``bound`` saw; gRPC may have done so already."""
+        if self._relay is not None:
+            self._relay.close()
+        if self._listener is not None:
+            self._listener.close()
         if self._inode is None or not isinstance(self._address, UnixAddress):
             return
         with suppress(FileNotFoundError):
@@ -77,11 +113,12 @@ class Endpoint:
 
 
 @contextmanager
-def prepare(listen: str) -> Generator[Endpoint, None, None]:
+def prepare(listen: str, *, group: str = "", relayed: bool = False) -> Generator[Endpoint, None, None]:
     """Make it safe to listen on ``listen`` (see ``address.parse``) for as long as the context lasts.
 
-    Unix: the directory exists, is the agent's own and closed to everyone else; a lock beside the socket is held, so that of two agents
-    that start at once one fails; what a dead agent left is removed. TCP: the port is free.
+    Unix: the directory exists, is the agent's own and closed to everyone else, or to everyone but ``group``; a lock beside the socket is
+    held, so that of two agents that start at once one fails; what a dead agent left is removed. With ``relayed`` callers are told apart.
+    TCP: the port is free.
 
     Raises ListenError, before anything was changed at the path of the socket.
     """
@@ -90,24 +127,30 @@ def prepare(listen: str) -> Generator[Endpoint, None, None]:
     except AddressError as error:
         raise ListenError(f"cannot listen on {listen!r}: it {error}") from error
     if isinstance(address, TcpAddress):
-        _check_port(address)
+        check_port(address)
         yield Endpoint(address)
         return
-    make_private_directory(Path(address.path).parent)
+    gid = group_id(group) if group else None
+    if gid is None:
+        make_private_directory(Path(address.path).parent)
+    else:
+        make_group_directory(Path(address.path).parent, gid)
     lock = _lock(address.path)
     try:
         _clear(address.path)
-        endpoint = Endpoint(address)
-        try:
-            yield endpoint
-        finally:
-            endpoint.remove()
+        with PrivateSocket.beside(address.path) if relayed else nullcontext() as private:
+            endpoint = Endpoint(address, gid, private)
+            try:
+                yield endpoint
+            finally:
+                endpoint.remove()
     finally:
         # The lock file stays: removing it would let one agent lock the old file and another one a new file of the same name.
         os.close(lock)
 
 
-def _check_port(address: TcpAddress) -> None:
+def check_port(address: TcpAddress) -> None:
+    """Find out whether a port can be had, and why not. Raises ListenError."""
     # gRPC reports a failed bind as "Failed to bind to address" without the errno.
     with socket.socket(address.family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -118,32 +161,6 @@ def _check_port(address: TcpAddress) -> None:
             remedies = {errno.EADDRINUSE: "stop what listens there or choose another port", errno.EACCES: "choose a port above 1023"}
             remedy = remedies.get(error.errno or 0, "choose another address")
             raise ListenError(f"cannot listen on tcp://{address}: {error.strerror}; {remedy}") from error
-
-
-def make_private_directory(directory: Path) -> None:
-    """Make a directory of mode 0700, or check that it is one of the agent's own. Raises ListenError, which says what to do."""
-    try:
-        directory.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            directory.mkdir(mode=0o700)
-        found = directory.lstat()
-    except OSError as error:
-        raise ListenError(f"cannot make the directory {directory} for the agent's socket: {error.strerror}") from error
-    if stat.S_ISLNK(found.st_mode):
-        raise ListenError(f"{directory} is a symbolic link: name the directory itself in `listen`")
-    if not stat.S_ISDIR(found.st_mode):
-        raise ListenError(f"{directory} is not a directory: choose another path for `listen`")
-    if found.st_uid != os.geteuid():
-        raise ListenError(
-            f"the directory {directory} belongs to user {found.st_uid}, the agent runs as user {os.geteuid()}: "
-            "choose a directory of the agent's own for `listen`"
-        )
-    mode = stat.S_IMODE(found.st_mode)
-    if mode & 0o077:
-        raise ListenError(
-            f"the directory {directory} is open to other users (mode {mode:04o}), who could then have processes killed: if it is the "
-            f"agent's own, run `chmod 700 {directory}` (systemd: RuntimeDirectoryMode=0700), else choose another one for `listen`"
-        )
 
 
 def _lock(path: str) -> int:

@@ -14,7 +14,6 @@ import grpc.aio
 from mrelease._version import VERSION
 from mrelease.v1 import node_service_pb2, node_service_pb2_grpc, outcome_pb2, result_pb2, target_pb2
 from mrelease_agent.guard.gate import Gate
-from mrelease_agent.guard.protected import protection
 from mrelease_agent.linux import node as linux_node
 from mrelease_agent.linux.capabilities import Capabilities, Feature
 from mrelease_agent.linux.procfs import ProcessGoneError
@@ -125,7 +124,7 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
         return found
 
     def _info(self, row: Row, sharers: Sequence[int]) -> node_service_pb2.ProcessInfo:
-        found = identify(row)
+        found = identify(row, self._gate.protection.rule)
         return node_service_pb2.ProcessInfo(
             process=convert.process_target(found.identity, inode_known=self._capabilities.has(Feature.PIDFD_INODE)),
             command=found.identity.command,
@@ -135,7 +134,7 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
             memory=convert.process_memory(row.memory),
             reclaimable_bytes=row.memory.reclaimable,
             cgroup=found.cgroup,
-            protection=protection(found.stat) or "",
+            protection=found.protection,
             container_id=found.membership.container_id,
             pod_uid=found.membership.pod_uid,
             qos=_QOS.get(found.membership.qos, node_service_pb2.QOS_CLASS_UNSPECIFIED),

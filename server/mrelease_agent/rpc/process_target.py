@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from mrelease.v1 import error_reason_pb2, target_pb2
-from mrelease_agent.guard.protected import protection
+from mrelease_agent.guard.protected import Protection, remedy
 from mrelease_agent.linux.process import NotALeaderError, ProcessRef
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.rpc.errors import RpcError, invalid
@@ -15,11 +15,13 @@ from mrelease_agent.targets.process import IdentityMismatchError, resolve, resol
 _Reason = error_reason_pb2.ErrorReason
 
 
-async def admitted(process: target_pb2.ProcessTarget, *, kill: bool, inode_known: bool, field: str = "target") -> ProcessRef:
+async def admitted(
+    process: target_pb2.ProcessTarget, protection: Protection, *, kill: bool, inode_known: bool, field: str = "target"
+) -> ProcessRef:
     """admit(), on a thread where a container has to be looked for; nothing stays open where the caller goes away meanwhile."""
     if not process.container_id:
-        return admit(process, kill=kill, inode_known=inode_known, field=field)
-    search = asyncio.ensure_future(asyncio.to_thread(admit, process, kill=kill, inode_known=inode_known, field=field))
+        return admit(process, protection, kill=kill, inode_known=inode_known, field=field)
+    search = asyncio.ensure_future(asyncio.to_thread(admit, process, protection, kill=kill, inode_known=inode_known, field=field))
     try:
         return await asyncio.shield(search)
     except asyncio.CancelledError:
@@ -32,14 +34,14 @@ def _close(search: asyncio.Future[ProcessRef]) -> None:
         search.result().close()
 
 
-def admit(process: target_pb2.ProcessTarget, *, kill: bool, inode_known: bool, field: str = "target") -> ProcessRef:
+def admit(process: target_pb2.ProcessTarget, protection: Protection, *, kill: bool, inode_known: bool, field: str = "target") -> ProcessRef:
     """Open the process that a target names, and check that it may be killed; walks the cgroups where a container numbers it.
 
     ``field`` is the path of the target in the request. Raises RpcError; OSError for limits.
     """
     ref = _resolve(process, inode_known=inode_known, field=field)
     try:
-        _guard(ref, kill=kill)
+        _guard(ref, protection, kill=kill)
     except BaseException:
         ref.close()
         raise
@@ -78,7 +80,7 @@ def _resolve(process: target_pb2.ProcessTarget, *, inode_known: bool, field: str
         ) from None
 
 
-def _guard(ref: ProcessRef, *, kill: bool) -> None:
+def _guard(ref: ProcessRef, protection: Protection, *, kill: bool) -> None:
     if ref.stat.kernel_thread:
         raise RpcError(
             _Reason.ERROR_REASON_KERNEL_THREAD,
@@ -86,12 +88,15 @@ def _guard(ref: ProcessRef, *, kill: bool) -> None:
             "find the process whose work it does",
             pid=ref.pid,
         )
-    rule = protection(ref.stat)
+    try:
+        rule = protection.rule(ref)
+    except ProcessGoneError:
+        raise not_found(ref.pid) from None
     if rule is not None:
         raise RpcError(
             _Reason.ERROR_REASON_PROTECTED,
             f"process {ref.pid} is protected ({rule}); nothing was signalled",
-            "the agent never kills it; there is no override",
+            remedy(rule),
             pid=ref.pid,
             rule=rule,
         )

@@ -1,6 +1,6 @@
-"""`/metrics`, `/healthz` and `/readyz` on a loopback port, from threads of their own: it answers also when the event loop does not.
+"""`/metrics`, `/healthz` and `/readyz` on a port, from threads of their own: it answers also when the event loop does not.
 
-Local callers are not trusted to behave: a request head has 8 KiB and 5 s in all, and 8 connections are served at once.
+Callers are not trusted to behave: a request head has 8 KiB and 5 s in all, and 8 connections are served at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Final
 
-from mrelease_agent.address import TcpAddress, parse_tcp
+from mrelease_agent.address import TcpAddress, parse_tls
 
 MAX_HEAD_BYTES: Final = 8 * 1024
 MAX_SECONDS: Final = 5.0
@@ -33,8 +33,9 @@ _log = logging.getLogger(__name__)
 class HttpServer:
     """The HTTP server of the agent, serving from construction to ``close``.
 
-    ``listen`` is ``127.0.0.1:port`` or ``[::1]:port``. The callables run on the server's threads: ``alive`` says whether the agent
-    works (``event_loop_answers``), ``ready`` why it is not ready (one line; None: it is), ``exposition`` gives the metrics.
+    ``listen`` is ``IP:port`` or ``[IPv6]:port``; who may reach it is for the configuration to check. The callables run on the server's
+    threads: ``alive`` says whether the agent works (``event_loop_answers``), ``ready`` why it is not ready (one line; None: it is),
+    ``exposition`` gives the metrics.
 
     Raises AddressError for another ``listen``, OSError where the port cannot be bound.
     """
@@ -46,7 +47,7 @@ class HttpServer:
             "/readyz": lambda: _health(ready()),
         }
         try:
-            self._server = _Server(parse_tcp(listen), pages)
+            self._server = _Server(parse_tls(listen), pages)
         except OSError as error:
             raise OSError(f"cannot listen on {listen} for HTTP: {error.strerror}; choose another port for `http_listen`") from error
         host, port = self._server.socket.getsockname()[:2]

@@ -5,12 +5,16 @@ Names of processes, reasons and exception texts are chosen by others: no charact
 
 from __future__ import annotations
 
+import asyncio
+import atexit
 import json
 import logging
 import math
 import re
 import sys
 import time
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TextIO
 
 from mrelease_agent.telemetry.background import BackgroundStream
@@ -19,6 +23,10 @@ from mrelease_agent.telemetry.background import BackgroundStream
 _FIELDS: Final = "mrelease_fields"
 _OWN_KEYS: Final = frozenset({"ts", "level", "msg", "logger", "exception"})
 _BARE: Final = re.compile(r"[A-Za-z0-9_./:@%+,-]+", re.ASCII)
+#: Seconds that an event of event_soon() may wait.
+_SOON: Final = 0.02
+#: What waits: time of the event, logger, level, message, and what makes the fields.
+_waiting: deque[tuple[float, logging.Logger, int, str, Callable[[], Mapping[str, object]]]] = deque()
 
 
 def setup(format: Literal["text", "json"], level: str, stream: TextIO | None = None) -> None:  # noqa: A002 - named as in the configuration
@@ -34,6 +42,9 @@ def setup(format: Literal["text", "json"], level: str, stream: TextIO | None = N
             root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    # After the stream has asked for the same: what waits here is written before the stream is closed.
+    atexit.unregister(write_waiting)
+    atexit.register(write_waiting)
 
 
 def _report_lost(lines: int) -> None:
@@ -43,7 +54,31 @@ def _report_lost(lines: int) -> None:
 def event(logger: logging.Logger, level: int, message: str, /, *, exc_info: bool | BaseException = False, **fields: object) -> None:
     """Log one event: a fixed ``message`` and its ``fields``. A field whose value is None is left out."""
     if logger.isEnabledFor(level):
+        write_waiting()
         logger.log(level, "%s", message, exc_info=exc_info, extra={_FIELDS: fields})
+
+
+def event_soon(logger: logging.Logger, level: int, message: str, fields: Callable[[], Mapping[str, object]], /) -> None:
+    """Log one event a moment later, with the time that it is now: to make a line of it takes longer than an answer should wait for.
+
+    On an event loop, which calls ``fields`` then. The order of events stays as it was, and what waits when Python ends is written.
+    """
+    if logger.isEnabledFor(level):
+        if not _waiting:
+            asyncio.get_running_loop().call_later(_SOON, write_waiting)
+        _waiting.append((time.time(), logger, level, message, fields))
+
+
+def write_waiting() -> None:
+    """Write what event_soon() was told."""
+    while _waiting:
+        try:
+            created, logger, level, message, fields = _waiting.popleft()
+        except IndexError:  # another thread was faster
+            return
+        record = logger.makeRecord(logger.name, level, "", 0, "%s", (message,), None, extra={_FIELDS: fields()})
+        record.created = created
+        logger.handle(record)
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg] # it takes none before Python 3.11

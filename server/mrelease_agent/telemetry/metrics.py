@@ -17,6 +17,12 @@ REAPER_STATES: Final = ("busy", "idle", "stuck")
 _KILLING: Final = ("KillAndRelease", "Release", "Reclaim")
 #: What process_mrelease(2) is known to fail with; others appear when they occur.
 ERRNOS: Final = ("EAGAIN", "EBADF", "EINTR", "EINVAL", "ENOSYS", "EPERM", "ESRCH")
+#: Kinds of records of the audit log, and upper bounds in seconds of what making them durable takes.
+AUDIT_EVENTS: Final = (
+    *("intent", "more", "result", "refused", "suppressed", "interrupted"),
+    *("begin", "start", "stop", "resumed", "removed"),
+)
+SYNC_BUCKETS: Final = (0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 _MEMINFO: Final = {
     "MemTotal": "total",
     "MemFree": "free",
@@ -24,6 +30,18 @@ _MEMINFO: Final = {
     "SwapTotal": "swap_total",
     "SwapFree": "swap_free",
 }
+#: What is read again when its files change.
+RELOADED: Final = ("tls", "policy")
+#: Limits of the breaker.
+BREAKER_LIMITS: Final = (
+    "max_kills",
+    "max_bytes",
+    "max_kills_per_caller",
+    "max_bytes_per_caller",
+    "max_kills_per_target",
+    "policy_kills",
+    "policy_bytes",
+)
 #: Label for what a caller or a newer kernel made up: a label's values must be few.
 _OTHER: Final = "other"
 
@@ -45,6 +63,33 @@ class Metrics:
 
     def reaper_cpu(self, seconds: float) -> None:
         """Count CPU time of a call on a reaper thread: the kernel frees at the caller's cost."""
+
+    def reloaded(self, what: str, good: bool) -> None:
+        """Count a reload of ``RELOADED``; where it is not ``good`` the last good one stays in use, and is stale."""
+
+    def certificate_expiry(self, file: str, timestamp: float) -> None:
+        """Record when a certificate in ``file``, a key of the configuration, expires, in seconds since the epoch."""
+
+    def audit_record(self, kind: str) -> None:
+        """Count a record of the audit log, by its kind of ``AUDIT_EVENTS``."""
+
+    def audit_sync(self, seconds: float) -> None:
+        """Record how long it took to make records of the audit log durable."""
+
+    def audit_available(self, available: bool) -> None:
+        """Record whether the audit log can be written."""
+
+    def audit_failure(self) -> None:
+        """Count that the audit log could not be written any more."""
+
+    def audit_suppressed(self, count: int) -> None:
+        """Count refusals that the audit log only has the number of."""
+
+    def kill_refused(self, limit: str) -> None:
+        """Count an order that the breaker refused, by its limit of ``BREAKER_LIMITS``."""
+
+    def watch_breaker(self, state: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
+        """Take over what of the breaker is asked at each scrape, on any thread: by limit what counts now, and the limit."""
 
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format 0.0.4."""
@@ -83,11 +128,50 @@ class PrometheusMetrics(Metrics):
         )
         errors = Counter("mrelease_process_mrelease_errors", "Failed process_mrelease(2) calls, by errno.", ("errno",), registry=registry)
         self._reaper_cpu = Counter("mrelease_reaper_cpu_seconds", "CPU time of the calls of the reaper threads.", registry=registry)
+        self._failures = Counter(
+            "mrelease_reload_failures", "Changed files that could not be used, by what they configure.", ("what",), registry=registry
+        )
+        self._stale = Gauge(
+            "mrelease_config_stale",
+            "Whether the files on disk cannot be used and older ones are in use: 1 or 0.",
+            ("what",),
+            registry=registry,
+        )
+        for what in RELOADED:
+            self._failures.labels(what)
+            self._stale.labels(what)
+        self._expiry = Gauge(
+            "mrelease_tls_certificate_expiry_timestamp_seconds",
+            "When the first certificate in use of a file (tls_cert, tls_ca) expires, or its revocation list (tls_crl) is due.",
+            ("file",),
+            registry=registry,
+        )
+        records = Counter("mrelease_audit_records", "Records written to the audit log, by kind.", ("event",), registry=registry)
+        self._audit_records = {kind: records.labels(kind) for kind in AUDIT_EVENTS}
+        self._audit_sync = Histogram(
+            "mrelease_audit_sync_seconds", "Time to make records of the audit log durable.", registry=registry, buckets=SYNC_BUCKETS
+        )
+        self._audit_available = Gauge(
+            "mrelease_audit_available",
+            "Whether the audit log can be written: 1 or 0; while it cannot, nothing is killed. 0 too where there is none.",
+            registry=registry,
+        )
+        self._audit_failures = Counter(
+            "mrelease_audit_failures", "How often the audit log could not be written any more.", registry=registry
+        )
+        self._audit_suppressed = Counter(
+            "mrelease_audit_suppressed", "Refusals of which the audit log has the number alone.", registry=registry
+        )
         Gauge("mrelease_build_info", "Version of the agent; always 1.", ("version",), registry=registry).labels(version).set(1)
         works = Gauge("mrelease_capability", "Whether the agent can do this on this node: 1 or 0.", ("feature",), registry=registry)
         for feature, available in capabilities.items():
             works.labels(feature).set(int(available))
-        registry.register(_Pulled(reaper_states, operations))
+        self._pulled = _Pulled(reaper_states, operations)
+        registry.register(self._pulled)
+        refused = Counter(
+            "mrelease_breaker_refusals", "Orders that the breaker refused, by the limit that they met.", ("limit",), registry=registry
+        )
+        self._refused = {limit: refused.labels(limit) for limit in BREAKER_LIMITS}
         ProcessCollector(registry=registry)
 
         release = [method.name for method in release_service_pb2.DESCRIPTOR.services_by_name["ReleaseService"].methods]
@@ -123,6 +207,44 @@ class PrometheusMetrics(Metrics):
         """Count CPU time."""
         self._reaper_cpu.inc(seconds)
 
+    def kill_refused(self, limit: str) -> None:
+        """Count a refused order."""
+        self._refused[limit].inc()
+
+    def watch_breaker(self, state: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
+        """Ask ``state`` at each scrape."""
+        self._pulled.breaker = state
+
+    def reloaded(self, what: str, good: bool) -> None:
+        """Count a reload."""
+        if not good:
+            self._failures.labels(what).inc()
+        self._stale.labels(what).set(int(not good))
+
+    def certificate_expiry(self, file: str, timestamp: float) -> None:
+        """Record an expiry."""
+        self._expiry.labels(file).set(timestamp)
+
+    def audit_record(self, kind: str) -> None:
+        """Count a record."""
+        self._audit_records[kind].inc()
+
+    def audit_sync(self, seconds: float) -> None:
+        """Record a time."""
+        self._audit_sync.observe(seconds)
+
+    def audit_available(self, available: bool) -> None:
+        """Record whether the audit log can be written."""
+        self._audit_available.set(int(available))
+
+    def audit_failure(self) -> None:
+        """Count a failure."""
+        self._audit_failures.inc()
+
+    def audit_suppressed(self, count: int) -> None:
+        """Count refusals."""
+        self._audit_suppressed.inc(count)
+
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format 0.0.4."""
         from prometheus_client import generate_latest
@@ -136,6 +258,7 @@ class _Pulled:
     def __init__(self, reaper_states: Callable[[], Mapping[str, int]], operations: Callable[[], int]) -> None:
         self._reaper_states = reaper_states
         self._operations = operations
+        self.breaker: Callable[[], Mapping[str, tuple[int, int]]] = dict
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         from prometheus_client.core import GaugeMetricFamily
@@ -155,3 +278,14 @@ class _Pulled:
                 if name in _MEMINFO:
                     memory.add_metric([_MEMINFO[name]], int(rest.split()[0]) * 1024)
         yield memory
+        used = GaugeMetricFamily(
+            "mrelease_breaker_used",
+            "What counts in the breaker's window, of callers and targets that of the one with most.",
+            labels=["limit"],
+        )
+        limits = GaugeMetricFamily("mrelease_breaker_limit", "Limits of the breaker that are set.", labels=["limit"])
+        for name, (counted, most) in self.breaker().items():
+            used.add_metric([name], counted)
+            limits.add_metric([name], most)
+        yield used
+        yield limits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from collections.abc import Mapping
@@ -22,3 +23,21 @@ def notify(state: str, environ: Mapping[str, str] = os.environ) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def watchdog_interval(environ: Mapping[str, str] = os.environ) -> float:
+    """Seconds after which systemd holds this process for dead, WatchdogSec= and sd_watchdog_enabled(3); 0 where it does not watch."""
+    if environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return 0.0
+    try:
+        return max(0, int(environ.get("WATCHDOG_USEC", "0"))) / 1e6
+    except ValueError:
+        return 0.0
+
+
+async def keep_alive(environ: Mapping[str, str] = os.environ) -> None:
+    """Tell the watchdog that the event loop answers, twice in each interval, until cancelled. A loop that hangs does not get here."""
+    interval = watchdog_interval(environ)
+    while interval:
+        notify("WATCHDOG=1", environ)
+        await asyncio.sleep(interval / 2)

@@ -26,6 +26,7 @@ SYS_SECCOMP = 317 if X86 else 277
 NUMBERS = {
     "pidfd_send_signal": 424, "pidfd_open": 434, "openat2": 437, "process_mrelease": 448, "kcmp": 312 if X86 else 272,
     "sched_setscheduler": 144 if X86 else 119, "sched_setaffinity": 203 if X86 else 122, "setpriority": 141 if X86 else 140,
+    "get_robust_list": 274 if X86 else 100, "process_vm_readv": 310 if X86 else 270, "mlockall": 151 if X86 else 230,
 }  # fmt: skip
 PR_SET_NO_NEW_PRIVS = 38
 SET_MODE_FILTER, NEW_LISTENER = 1, 8

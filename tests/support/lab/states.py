@@ -86,8 +86,10 @@ class SharedVictim(Victim):
 
 
 @contextlib.contextmanager
-def _shared(size: int, within: Iterable[Cgroup], *, vfork: bool) -> Generator[SharedVictim]:
-    with holding(size, within=within) as (child, victim, _):
+def _shared(size: int, within: Iterable[Cgroup], *, vfork: bool, uid: int | None = None) -> Generator[SharedVictim]:
+    if uid is not None:
+        need_root("a victim of another user")
+    with holding(size, within=within, uid=uid) as (child, victim, _):
         sharer = int(child.ask("share", vfork=vfork)["pid"])
         pidfd = os.pidfd_open(sharer)
         try:
@@ -99,9 +101,12 @@ def _shared(size: int, within: Iterable[Cgroup], *, vfork: bool) -> Generator[Sh
 
 
 @contextlib.contextmanager
-def clone_vm_sharer(size: int = 16 * MIB, *, within: Iterable[Cgroup] = ()) -> Generator[SharedVictim]:
-    """A victim and a second process in one address space, by clone(2) with CLONE_VM: both live, neither waits for the other."""
-    with _shared(size, within, vfork=False) as victim:
+def clone_vm_sharer(size: int = 16 * MIB, *, uid: int | None = None, within: Iterable[Cgroup] = ()) -> Generator[SharedVictim]:
+    """A victim and a second process in one address space, by clone(2) with CLONE_VM: both live, neither waits for the other.
+
+    `uid` gives both to another user (root only).
+    """
+    with _shared(size, within, vfork=False, uid=uid) as victim:
         yield victim
 
 

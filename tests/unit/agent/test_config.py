@@ -63,9 +63,19 @@ def test_the_flag_names_the_file_before_the_variable(write: Write) -> None:
 
 EVERY_KEY: Mapping[str, tuple[str, object]] = {
     "node_name": ("node7", "node7"),
-    "listen": ("tcp://127.0.0.1:7443", "tcp://127.0.0.1:7443"),
+    "listen": ("unix:///run/other/agent.sock", "unix:///run/other/agent.sock"),
+    "socket_group": ("4711", "4711"),
+    "unix_peers": ("on", "on"),
     "allow_plaintext_loopback": ("true", True),
+    "tls_listen": ("0.0.0.0:7443", "0.0.0.0:7443"),
+    "tls_cert": ("/etc/mrelease/tls.crt", "/etc/mrelease/tls.crt"),
+    "tls_key": ("/etc/mrelease/tls.key", "/etc/mrelease/tls.key"),
+    "tls_ca": ("/etc/mrelease/ca.crt", "/etc/mrelease/ca.crt"),
+    "tls_crl": ("/etc/mrelease/ca.crl", "/etc/mrelease/ca.crl"),
     "http_listen": ("127.0.0.1:9464", "127.0.0.1:9464"),
+    "allow_remote_http": ("true", True),
+    "policy": ("/etc/mrelease/policy.yaml", "/etc/mrelease/policy.yaml"),
+    "pod_logs": ("/data/log/pods", "/data/log/pods"),
     "log_format": ("json", "json"),
     "log_level": ("debug", "debug"),
     "reap_delay": ("0.5ms", 0.0005),
@@ -77,13 +87,31 @@ EVERY_KEY: Mapping[str, tuple[str, object]] = {
     "reaper_cpus": ("0", "0"),
     "reaper_class": ("rr", "rr"),
     "max_operations": ("2", 2),
+    "max_connections": ("5", 5),
     "max_watchers": ("3", 3),
     "result_ttl": ("1h", 3600.0),
     "max_results": ("4", 4),
     "state_dir": ("/var/lib/mrelease", "/var/lib/mrelease"),
+    "audit_dir": ("none", "none"),
+    "audit_max_file": ("65536", 65536),
+    "audit_max_files": ("2", 2),
     "boost": ("lift", "lift"),
+    "protected_cgroups": ("/system.slice/sshd.service, /x", "/system.slice/sshd.service, /x"),
+    "protected_namespaces": ("kube-system,monitoring", "kube-system,monitoring"),
+    "protected_users": ("root,1000", "root,1000"),
+    "protected_names": ("slurmd,postgres", "slurmd,postgres"),
+    "protected_sockets": ("/run/x.sock", "/run/x.sock"),
+    "protected_oom_score_adj": ("-500", -500),
+    "breaker_window": ("5m", 300.0),
+    "max_kills": ("7", 7),
+    "max_bytes": ("1.5GiB", 3 << 29),
+    "max_kills_per_caller": ("8", 8),
+    "max_bytes_per_caller": ("64GiB", 64 << 30),
+    "max_kills_per_target": ("0", 0),
     "drain_timeout": ("0s", 0.0),
     "nice": ("-20", -20),
+    "lock_memory": ("off", "off"),
+    "oom_score_adj": ("-1000", -1000),
     "reflection": ("true", True),
 }
 
@@ -221,6 +249,12 @@ def test_tcp_is_refused_without_the_explicit_key() -> None:
     assert "not a loopback address" in refused("--listen", "tcp://10.0.0.1:7443", "--allow-plaintext-loopback")
 
 
+def test_other_machines_reach_the_metrics_only_where_that_is_asked_for() -> None:
+    assert "allow_remote_http: true" in refused("--http-listen", "0.0.0.0:9464")
+    assert load(["--listen", "unix:///run/x/s", "--http-listen", "0.0.0.0:9464", "--allow-remote-http"], {}).http_listen == "0.0.0.0:9464"
+    assert "has no IP address" in refused("--http-listen", "node7:9464", "--allow-remote-http")
+
+
 def test_the_default_timeout_is_not_longer_than_the_longest() -> None:
     message = refused("--max-timeout", "5s")
     assert message == "default_timeout is 10s (default), longer than max_timeout, 5s (--max-timeout): set default_timeout to at most 5s"
@@ -342,3 +376,31 @@ def test_the_reference_pages_are_up_to_date() -> None:
         [sys.executable, ROOT / "scripts/reference.py", "--check"], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
+
+
+TLS = ("--tls-listen", "0.0.0.0:7443", "--tls-cert", "/c", "--tls-key", "/k", "--tls-ca", "/a", "--policy", "/p", "--audit-dir", "none")
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:7443", "[::]:7443", "192.0.2.7:0", "[2001:db8::7]:7443"])
+def test_with_tls_every_interface_may_be_served(listen: str) -> None:
+    assert load([*TLS, "--tls-listen", listen], LISTEN).tls_listen == listen
+
+
+@pytest.mark.parametrize(
+    "listen", ["node7:7443", "localhost:7443", ":7443", "7443", "0.0.0.0", "[0.0.0.0]:1", "::1:7443", "0.0.0.0:65536", "*:1"]
+)
+def test_a_name_is_no_place_to_serve_tls(listen: str) -> None:
+    message = refused(*TLS, "--tls-listen", listen)
+    assert message.startswith(f'--tls-listen: tls_listen is "{listen}": it ')
+    assert "for every interface 0.0.0.0:port or [::]:port" in message
+
+
+@pytest.mark.parametrize("missing", ["--tls-cert", "--tls-key", "--tls-ca"])
+def test_what_tls_needs_is_named(missing: str) -> None:
+    at = TLS.index(missing)
+    message = refused(*TLS[:at], *TLS[at + 2 :])
+    assert f"and {missing[2:].replace('-', '_')} is not set" in message
+
+
+def test_a_certificate_that_nobody_uses_is_an_error() -> None:
+    assert "tls_ca is set and tls_listen is not" in refused("--tls-ca", "/a")

@@ -18,7 +18,8 @@ import grpc.aio
 import pytest
 
 from mrelease_agent.address import AddressError, TcpAddress, UnixAddress, parse, parse_tcp
-from mrelease_agent.rpc.listener import ListenError, prepare
+from mrelease_agent.rpc.listener import prepare
+from mrelease_agent.rpc.socket_directory import ListenError
 
 
 @pytest.fixture

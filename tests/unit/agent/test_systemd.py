@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
 
-from mrelease_agent.telemetry.systemd import notify
+from mrelease_agent.telemetry.systemd import keep_alive, notify, watchdog_interval
 
 
 @pytest.mark.parametrize("abstract", [False, True])
@@ -33,3 +36,38 @@ def test_a_manager_that_does_not_read_does_not_stop_the_agent(tmp_path: Path) ->
         manager.bind(path)
         while notify("READY=1", {"NOTIFY_SOCKET": path}):
             pass
+
+
+async def test_the_watchdog_hears_of_a_loop_that_answers_and_of_no_other(tmp_path: Path) -> None:
+    path = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(path)
+        manager.setblocking(False)
+        loop = asyncio.get_running_loop()
+        pings = loop.create_task(keep_alive({"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "2000"}))
+        for _ in range(3):
+            assert await asyncio.wait_for(loop.sock_recv(manager, 100), 30) == b"WATCHDOG=1"
+        with contextlib.suppress(BlockingIOError):
+            while manager.recv(100):
+                pass
+        threading.Event().wait(0.01)  # the loop hangs for several intervals: nobody says that it answers
+        with pytest.raises(BlockingIOError):
+            manager.recv(100)
+        pings.cancel()
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, 0),
+        ({"WATCHDOG_USEC": "30000000"}, 30),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid())}, 30),
+        ({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"}, 0),
+        ({"WATCHDOG_USEC": "soon"}, 0),
+        ({"WATCHDOG_USEC": "-1"}, 0),
+    ],
+)
+async def test_who_is_watched(environ: dict[str, str], seconds: float) -> None:
+    assert watchdog_interval(environ) == seconds
+    if not seconds:
+        await asyncio.wait_for(keep_alive(environ), 30)

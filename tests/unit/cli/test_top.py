@@ -23,6 +23,7 @@ from mrelease import MreleaseError, _status
 from mrelease.cli.top import gauges, rows
 from mrelease.cli.top.app import TopApp
 from mrelease.cli.top.source import Query
+from mrelease.cli.where import Where
 from mrelease.v1 import node_service_pb2, outcome_pb2, release_service_pb2, result_pb2
 from support.sdk_cli import Cli, cli_in
 from support.sdk_fake_agent import Fail, FakeAgent, Stream, fake_agent
@@ -71,7 +72,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
 
 
 def view(fake: FakeAgent) -> TopApp:
-    return TopApp(fake.address, Query(timedelta(seconds=0.1), None, 100))
+    return TopApp(Where(fake.address), Query(timedelta(seconds=0.1), None, 100))
 
 
 async def until(pilot: Pilot[MreleaseError], condition: Callable[[], object], awaited: str) -> None:
@@ -190,7 +191,7 @@ def test_an_older_agent_prints_its_table_too(fake: FakeAgent, cli: Cli) -> None:
 
 
 async def test_no_agent_at_first_ends_it(tmp_path: Path) -> None:
-    app = TopApp(f"unix://{tmp_path}/none.sock", Query(timedelta(seconds=1), None, 100))
+    app = TopApp(Where(f"unix://{tmp_path}/none.sock"), Query(timedelta(seconds=1), None, 100))
     async with app.run_test() as pilot:
         await until(pilot, lambda: app.return_value, "it ends")
     assert isinstance(app.return_value, mrelease.errors.Unreachable)

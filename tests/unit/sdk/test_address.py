@@ -42,10 +42,10 @@ def test_addresses_that_a_client_takes(text: str, target: str) -> None:
         ("127.0.0.1:65536", "expected unix:///path"),
         ("127.0.0.1:\u0661", "expected unix:///path"),
         ("::1:7443", "expected unix:///path"),
-        ("192.0.2.7:7443", "mTLS comes with a later version"),
-        ("0.0.0.0:7443", "mTLS comes with a later version"),
-        ("node7:7443", "mTLS comes with a later version"),
-        ("localhost.example.org:7443", "mTLS comes with a later version"),
+        ("192.0.2.7:7443", "without TLS only that is served"),
+        ("0.0.0.0:7443", "without TLS only that is served"),
+        ("node7:7443", "without TLS only that is served"),
+        ("localhost.example.org:7443", "without TLS only that is served"),
     ],
 )
 def test_addresses_that_it_does_not(text: str, says: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any, Final
 import click
 from rich.text import Text
 
-from mrelease import Capability, Client, Feature, Node, _text, errors
+from mrelease import Capability, Feature, Node, _text, errors
 from mrelease.cli import exit_codes, formats, output
 from mrelease.cli.exit_codes import ExitCode
 from mrelease.cli.settings import Settings, common_options, pass_settings
@@ -22,7 +22,7 @@ NEEDED: Final = frozenset({Feature.PROCESS_MRELEASE})
 @pass_settings
 def node(settings: Settings) -> ExitCode:
     """Describe the node and its agent."""
-    with settings.address() as address, Client(address) as client:
+    with settings.where() as where, where.client() as client:
         found = client.get_node()
     if settings.output == "table":
         output.out(*_describe(found))
@@ -40,7 +40,7 @@ def doctor(settings: Settings) -> ExitCode:
     Exit code 0 where everything that mrelease needs works, 7 where something needed does not, 6 where no agent answers.
     """
     try:
-        with settings.address() as address, Client(address) as client:
+        with settings.where() as agent, agent.client() as client:
             found, where = client.get_node(), client.address
     except errors.AgentError as error:
         _report_failure(settings, error)
@@ -99,5 +99,6 @@ def _report_failure(settings: Settings, error: errors.AgentError) -> None:
     if settings.output == "table":
         output.out(_line("missing", f"agent: {_text.printable(error.message)}"), f"{'':9}{_text.printable(error.remedy)}")
     else:
-        data: dict[str, Any] = {"agent": settings.agent, "error": formats.error_data(error), "node": None, "missing": []}
+        agent = settings.agent or settings.context
+        data: dict[str, Any] = {"agent": agent, "error": formats.error_data(error), "node": None, "missing": []}
         output.out(formats.dump(data, settings.output))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import click
 
-from mrelease import Client, ProcessInfo, UnreleasedCause, _text
+from mrelease import ProcessInfo, UnreleasedCause, _text
 from mrelease.cli import formats, output, users
 from mrelease.cli.exit_codes import ExitCode
 from mrelease.cli.settings import Settings, common_options, pass_settings
@@ -33,7 +33,7 @@ def ps(settings: Settings, /, limit: int, everything: bool, user: str | None, **
     stays, and NOTES say what else does, and with whom it shares its memory: only the death of all of them gives that back.
     """
     uid = None if user is None else _uid(user)
-    with settings.address() as address, Client(address) as client:
+    with settings.where() as where, where.client() as client:
         processes = client.list_processes(limit=None if everything else limit, uid=uid, within=group(within))
     if settings.output == "table":
         rows = [_HEADER, *map(_row, processes)]

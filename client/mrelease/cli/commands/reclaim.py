@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from mrelease import AgentError, AsyncClient, Client, NodeRef, PressureGoal, PressureKind, Target, _text
+from mrelease import AgentError, NodeRef, PressureGoal, PressureKind, Target, _text
 from mrelease.cli import answers, choosing, formats, output, params
 from mrelease.cli.bars import can_draw
 from mrelease.cli.candidates import InOrder, candidate_options, candidates
@@ -18,6 +18,7 @@ from mrelease.cli.reclaimed import Goal, Reclaimed
 from mrelease.cli.request_options import kill_arguments, kill_options, request_options
 from mrelease.cli.settings import Settings, common_options, pass_settings
 from mrelease.cli.view import View
+from mrelease.cli.where import Where
 
 # A size with its unit: a number alone is a process.
 _SIZE = re.compile(r"[0-9.]+ ?[A-Za-z]+")
@@ -63,10 +64,10 @@ def reclaim(ctx: click.Context, settings: Settings, /, words: tuple[str, ...], *
     if options["by"] and (processes or named):
         raise click.UsageError("--by chooses the candidates: name none")
     arguments = kill_arguments(options) | {"deadline": options["deadline"]}
-    with settings.address() as address:
+    with settings.where() as where:
         chosen = named or processes
         if options["by"]:
-            with Client(address) as client:
+            with where.client() as client:
                 chosen, there = choosing.choose(client, options["by"])
             arguments["node"] = _same_node(arguments["node"], there)
         if not chosen:
@@ -75,7 +76,7 @@ def reclaim(ctx: click.Context, settings: Settings, /, words: tuple[str, ...], *
             )
         done = Reclaimed(chosen, goal, options["dry_run"])
         try:
-            asyncio.run(_follow(address, done, arguments))
+            asyncio.run(_follow(where, done, arguments))
         except KeyboardInterrupt:
             _print(settings, done)
             output.err(f"{output.INTERRUPTED}, and no further candidate is killed")
@@ -84,11 +85,11 @@ def reclaim(ctx: click.Context, settings: Settings, /, words: tuple[str, ...], *
     return done.code
 
 
-async def _follow(address: str | None, done: Reclaimed, arguments: dict[str, Any]) -> None:
+async def _follow(where: Where, done: Reclaimed, arguments: dict[str, Any]) -> None:
     view = View(done) if can_draw() else None
     goal = done.goal
     try:
-        async with AsyncClient(address) as client:
+        async with where.async_client() as client:
             events = client.reclaim(
                 done.candidates,
                 released_bytes=goal.released_bytes,

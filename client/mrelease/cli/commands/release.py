@@ -77,9 +77,9 @@ def _run(settings: Settings, options: dict[str, Any], request: Request) -> ExitC
         _check_request_id(options["request_id"], asked)
     request.arguments["wait"] = Wait[options["wait"].upper()]
     asking = Asking(asked, request, Bars(len(asked)) if can_draw() else None)
-    with settings.address() as address:
+    with settings.where() as where:
         try:
-            asyncio.run(asking.run(address))
+            asyncio.run(asking.run(where))
         except KeyboardInterrupt:
             if asking.answers:
                 _print(settings, asking)
@@ -107,9 +107,8 @@ def _print(settings: Settings, asking: Asking) -> None:
 def _interrupted(settings: Settings, ids: Sequence[str]) -> list[str]:
     lines = [output.INTERRUPTED]
     if ids and not settings.local:
-        agent = f"--agent {shlex.quote(settings.agent)} " if settings.agent else ""
         lines.append("look at it, and get its result:")
-        lines += [f"  mrelease watch {agent}{shlex.quote(request_id)}" for request_id in ids[:_NAMED]]
+        lines += [f"  mrelease watch {settings.repeated()}{shlex.quote(request_id)}" for request_id in ids[:_NAMED]]
         if len(ids) > _NAMED:
             lines.append(f"  and {len(ids) - _NAMED} more")
     return lines

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrelease import AsyncClient, Cgroup, Container, _text
+from mrelease import Cgroup, Container, _text
 from mrelease.cli import formats, output, params
 from mrelease.cli.exit_codes import ExitCode
 from mrelease.cli.settings import Settings, common_options, pass_settings
+from mrelease.cli.where import Where
 
 if TYPE_CHECKING:
     from mrelease.cli.top.source import Query
@@ -46,13 +47,13 @@ def top(settings: Settings, /, interval: timedelta, limit: int, once: bool, **na
     from mrelease.cli.top.source import Query
 
     query = Query(interval, _within(named), limit)
-    with settings.address() as address:
+    with settings.where() as where:
         if settings.output != "table":
-            return _stream(address, query, settings.output, once=once)
+            return _stream(where, query, settings.output, once=once)
         if once or not all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
-            asyncio.run(_table(address, query))
+            asyncio.run(_table(where, query))
             return ExitCode.OK
-        return _full_screen(address, query)
+        return _full_screen(where, query)
 
 
 def _within(named: dict[str, str | None]) -> Container | Cgroup | None:
@@ -63,23 +64,23 @@ def _within(named: dict[str, str | None]) -> Container | Cgroup | None:
     return Container(container) if container is not None else Cgroup(cgroup) if cgroup is not None else None
 
 
-def _full_screen(address: str | None, query: Query) -> ExitCode:
+def _full_screen(where: Where, query: Query) -> ExitCode:
     try:
         from mrelease.cli.top.app import TopApp
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "textual":
             raise
         raise click.UsageError("the full screen needs textual: pip install 'mrelease[cli]', or use --once") from None
-    ended = TopApp(address, query).run()
+    ended = TopApp(where, query).run()
     if ended is not None:
         raise ended
     return ExitCode.OK
 
 
-async def _table(address: str | None, query: Query) -> None:
+async def _table(where: Where, query: Query) -> None:
     from mrelease.cli.top import gauges, rows, source
 
-    async with AsyncClient(address) as client, aclosing(source.snapshots(client, query)) as found:
+    async with where.async_client() as client, aclosing(source.snapshots(client, query)) as found:
         snapshot = await anext(found)
     assert snapshot.processes is not None
     said = gauges.words(snapshot.sample)
@@ -95,9 +96,9 @@ async def _table(address: str | None, query: Query) -> None:
     output.out(*output.columns([[row[n] for n in used] for row in table], right=right))
 
 
-def _stream(address: str | None, query: Query, kind: str, *, once: bool) -> ExitCode:
+def _stream(where: Where, query: Query, kind: str, *, once: bool) -> ExitCode:
     try:
-        asyncio.run(_data(address, query, kind, once=once))
+        asyncio.run(_data(where, query, kind, once=once))
     except KeyboardInterrupt:
         # That is how it is meant to end.
         return ExitCode.INTERRUPTED
@@ -106,10 +107,10 @@ def _stream(address: str | None, query: Query, kind: str, *, once: bool) -> Exit
     return ExitCode.OK
 
 
-async def _data(address: str | None, query: Query, kind: str, *, once: bool) -> None:
+async def _data(where: Where, query: Query, kind: str, *, once: bool) -> None:
     from mrelease.cli.top import source
 
-    async with AsyncClient(address) as client, aclosing(source.snapshots(client, query)) as found:
+    async with where.async_client() as client, aclosing(source.snapshots(client, query)) as found:
         async for snapshot in found:
             data: dict[str, Any] = {
                 "sample": formats.to_data(snapshot.sample),

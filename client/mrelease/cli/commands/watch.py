@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import click
 
-from mrelease import Client, MreleaseError, ReleaseProgress, ReleaseResult, _text
+from mrelease import MreleaseError, ReleaseProgress, ReleaseResult, _text
 from mrelease.cli import answers, exit_codes, formats, output, params
 from mrelease.cli.bars import Bars, can_draw
 from mrelease.cli.exit_codes import ExitCode
@@ -28,7 +28,7 @@ def watch(settings: Settings, /, request_id: str, interval: timedelta) -> ExitCo
     """
     as_table = settings.output == "table"
     try:
-        with settings.address() as address, Client(address) as client:
+        with settings.where() as where, where.client() as client:
             news = client.watch_release(request_id, interval=interval)
             result = _show(news, _text.printable(request_id)) if as_table else _stream(news, settings.output)
     except MreleaseError as error:

@@ -17,6 +17,7 @@ from mrelease.cli import output
 from mrelease.cli.top import gauges, rows, source
 from mrelease.cli.top.confirm import Confirm
 from mrelease.cli.top.source import Query
+from mrelease.cli.where import Where
 
 #: Lines of what became of kills that stay on the screen.
 _MESSAGES: Final = 4
@@ -47,9 +48,9 @@ class TopApp(App[MreleaseError]):
     #messages { height: auto; max-height: 8; padding: 0 1; }
     """
 
-    def __init__(self, address: str | None, query: Query) -> None:
+    def __init__(self, where: Where, query: Query) -> None:
         super().__init__()
-        self._address = address
+        self._where = where
         self._query = query
         self._client: AsyncClient | None = None
         self._node = NodeRef()
@@ -93,7 +94,7 @@ class TopApp(App[MreleaseError]):
 
     async def on_mount(self) -> None:
         """Connect, and follow the node."""
-        self._client = AsyncClient(self._address)
+        self._client = self._where.async_client()
         self._table.focus()
         self._draw_head()
         self.run_worker(self._follow(self._client))

@@ -82,12 +82,12 @@ def answer(opcode: int, node: int, body: bytes) -> bytes | int:
     return b"" if name in {"RELEASE", "FLUSH"} else errno.ENOSYS
 
 
-def mount(target: str) -> int:
+def mount(target: str, mode: int = 0) -> int:
     """Mounts the file system where only this process's mount namespace sees it; others reach it through /proc/PID/root."""
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     check(libc.unshare(CLONE_NEWNS), "unshare")
     check(libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None), "mount private")
-    options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions".encode()
+    options = f"fd={device},rootmode={0o40000 | mode:o},user_id=0,group_id=0,allow_other,default_permissions".encode()
     check(libc.mount(b"mrelease-lab", target.encode(), b"fuse", ctypes.c_ulong(MS_NOSUID | MS_NODEV), options), "mount fuse")
     return device
 
