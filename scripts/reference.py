@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,9 @@ import reference_contract
 from mrelease_agent.config.load import allowed
 from mrelease_agent.config.schema import Key, keys
 from mrelease_agent.config.sources import describe_default
-from mrelease_agent.telemetry.metrics import BUCKETS, ERRNOS, REAPER_STATES, PrometheusMetrics, Step
+from mrelease_agent.guard.audit import records
+from mrelease_agent.guard.policy.schema import schema
+from mrelease_agent.telemetry.metrics import AUDIT_EVENTS, BUCKETS, ERRNOS, REAPER_STATES, SYNC_BUCKETS, PrometheusMetrics, Step
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -57,7 +60,7 @@ A duration is a number and one of the units `ms`, `s`, `m`, `h`.
 def metrics() -> str:
     """The page of the agent's metrics."""
     rows = "".join(f"| `{name}` | {kind} | {labels} | {text} |\n" for name, kind, labels, text in _metrics())
-    buckets = ", ".join(f"{bound:g}" for bound in BUCKETS)
+    buckets, syncs = (", ".join(f"{bound:g}" for bound in bounds) for bounds in (BUCKETS, SYNC_BUCKETS))
     return f"""{NOTICE}
 # Metrics of the agent
 
@@ -71,7 +74,8 @@ Served at `/metrics` on `http_listen` (off by default), in the Prometheus text f
 - `step`: {_words(get_args(Step))}; `state`: {_words(REAPER_STATES)}; `kind`: `total`, `free`, `available`, `swap_total`, `swap_free`.
 - `errno`: {_words(ERRNOS)}, and others once they occur.
 - `feature`: a `Feature` of `GetNode`.
-- Buckets of the histogram, in seconds: {buckets}.
+- `event`: {_words(AUDIT_EVENTS)}, the kinds of records of the [audit log](../audit.md).
+- Buckets of `mrelease_step_duration_seconds`: {buckets}; of `mrelease_audit_sync_seconds`: {syncs}.
 
 On the same port: `/healthz` is 200 while the agent's event loop answers; `/readyz` is 200 while the agent takes requests, else 503 with
 one line that says why not.
@@ -108,11 +112,13 @@ def _by_name(family: Any) -> tuple[bool, str]:
 def pages() -> dict[str, str]:
     """Every page by the name of its file."""
     return {
+        "audit.schema.json": json.dumps(records.schema(), indent=2) + "\n",
         "cli.md": reference_cli.page(NOTICE),
         "configuration.md": configuration(),
         "errors.md": reference_contract.errors_page(NOTICE),
         "metrics.md": metrics(),
         "outcomes.md": reference_contract.outcomes(NOTICE),
+        "policy.schema.json": json.dumps(schema(), indent=2) + "\n",
     }
 
 

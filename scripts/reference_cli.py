@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import click
@@ -24,13 +25,22 @@ unit, seconds.
 Before or after the name of every command that takes them:
 
 {_options(common.params)}"""
-    for name, command in sorted(cli.commands.items()):
+    for name, command in _commands(cli):
         own = [p for p in command.params if p.name not in names]
         usage = " ".join(["mrelease", name, *("[OPTIONS]" for _ in own[:1] if _has_options(own)), *_arguments(own)])
         text += f"\n## {name}\n\n`{usage}`\n\n{_help(command)}\n"
         if _has_options(own):
             text += f"\n{_options(own)}"
     return text
+
+
+def _commands(group: click.Group) -> Iterator[tuple[str, click.Command]]:
+    """Every command by its name, those of a group by theirs behind its."""
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            yield from ((f"{name} {inner}", found) for inner, found in _commands(command))
+        else:
+            yield name, command
 
 
 def _params(decorated: Any) -> list[click.Parameter]:

@@ -22,6 +22,8 @@ HOSTS = {
     "keepachangelog.com",
     "semver.org",
     "grpc.github.io",
+    "kubernetes.default.svc",  # the API server, inside of every cluster
+    "json-schema.org",
 }
 HOME = re.compile(r"(?<![\w.$~}-])/(?:root|home|work|Users)/\w")
 URL_HOST = re.compile(r"\b(?:https?|git|ssh)://(?:[^/\s@]+@)?([A-Za-z0-9.-]+)")

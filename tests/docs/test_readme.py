@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -61,21 +62,27 @@ def environment(workspace: Path, agent: Agent, tmp_path: Path) -> dict[str, str]
         "PATH": f"{workspace / '.venv' / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(workspace / "tests"),
         "XDG_RUNTIME_DIR": str(tmp_path),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
     }
 
 
 @contextlib.contextmanager
 def told(block: Block) -> Generator[str]:
-    """What the block says, with a real victim in the place of the page's."""
-    if PID not in block.text:
-        yield block.text
+    """What the block says, with a real victim in the place of the page's, and a free port in the place of 7443."""
+    text = block.text.replace(":7443", f":{free_port()}") if ":7443" in block.text else block.text
+    if PID not in text:
+        yield text
         return
     make: Callable[[int], AbstractContextManager[Victim]] = getattr(lab, block.directives.get("victim", "live"))
     with make(64 * lab.MIB) as victim:
         inode = os.fstat(victim.pidfd).st_ino
-        yield block.text.replace(PROCESS, f"{victim.pid}:{inode}" if has_unique_inodes(victim) else str(victim.pid)).replace(
-            PID, str(victim.pid)
-        )
+        yield text.replace(PROCESS, f"{victim.pid}:{inode}" if has_unique_inodes(victim) else str(victim.pid)).replace(PID, str(victim.pid))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def has_unique_inodes(victim: Victim) -> bool:

@@ -17,6 +17,7 @@ import pytest
 
 from mrelease import Client, Container, Outcome, Process, Verdict, Wait, errors
 from mrelease.v1 import target_pb2
+from mrelease_agent.guard.protected import Protection
 from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.rpc.process_target import admitted
@@ -252,7 +253,7 @@ def test_a_caller_that_goes_away_while_the_container_is_looked_for_leaves_nothin
 
     async def give_up() -> None:
         wanted = target_pb2.ProcessTarget(pid=2, container_id=cid)
-        task = asyncio.ensure_future(admitted(wanted, kill=True, inode_known=False))
+        task = asyncio.ensure_future(admitted(wanted, Protection(), kill=True, inode_known=False))
         await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
