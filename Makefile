@@ -5,7 +5,7 @@ INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint c
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 .PHONY: demo
 demo: .venv/.run ## kill one starved process with kill(2) and one through the agent, side by side (ARGS="--json", ARGS="--png FILE")
@@ -18,6 +18,20 @@ test: .venv/.dev ## every test that this machine can run (ARGS="-k name" chooses
 .PHONY: test-vm
 test-vm: .venv/.dev ## the kernel tests on Linux 5.10, 6.1, 6.12 and 7.3 under QEMU, cgroup v2 (ARGS="6.1 -- -k live")
 	@PYTHONPATH=tests $(BIN)/python -m vm $(KERNELS) $(ARGS)
+
+.PHONY: e2e
+e2e: .venv/.dev ## the tests on a real Kubernetes cluster of this machine, or any other by E2E_KUBECONFIG (ARGS="-k name" chooses)
+	@[ -n "$$E2E_KUBECONFIG" ] || { tests/e2e/build_image && tests/e2e/cluster/up; } >/dev/null
+	$(BIN)/pytest -m e2e --timeout 600 $(ARGS)
+
+.PHONY: e2e-up
+e2e-up: .venv/.dev ## start the cluster with the agent's image, print its KUBECONFIG (E2E_NODES=2)
+	@tests/e2e/build_image >/dev/null
+	@tests/e2e/cluster/up
+
+.PHONY: e2e-down
+e2e-down: ## end the cluster and remove all of it but the cache
+	@tests/e2e/cluster/down
 
 .PHONY: bench
 bench: .venv/.dev ## measure against kill(2), C, ctr and earlyoom, write docs/performance.md (ARGS="--only idle,rpc", ARGS=--help)
@@ -45,6 +59,16 @@ format: .venv/.dev ## let ruff and buf lay out the source
 generate: .venv/.dev ## regenerate client/mrelease/v1 from proto/, and the reference pages from the source
 	scripts/generate
 	$(BIN)/python scripts/reference.py
+	$(BIN)/python scripts/least_privilege.py
+
+.PHONY: sbom
+sbom: .venv/.run ## write what is installed as a bill of materials: dist/sbom.json, CycloneDX
+	@mkdir -p dist
+	$(BIN)/python scripts/sbom.py --out dist/sbom.json
+
+.PHONY: audit-deps
+audit-deps: .venv/.run ## ask for known vulnerabilities of what is installed; needs the network
+	@scripts/audit-deps
 
 .PHONY: clean
 clean: ## remove what make made
@@ -56,10 +80,10 @@ clean: ## remove what make made
 
 .venv/.run: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "installing mrelease into .venv ..." >&2
-	@$(INSTALL) --editable '.[agent,cli]'
+	@$(INSTALL) --editable '.[agent,cli,certs,kubernetes]'
 	@touch $@
 
 .venv/.dev: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "installing mrelease and its development tools into .venv ..." >&2
-	@$(INSTALL) --editable '.[agent,cli,plot,dev]'
+	@$(INSTALL) --editable '.[agent,cli,certs,kubernetes,plot,dev]'
 	@touch $@ .venv/.run
