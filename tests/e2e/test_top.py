@@ -27,6 +27,7 @@ from mrelease import Cgroup, Container, MreleaseError, Process, errors
 from mrelease.cli.top.app import TopApp
 from mrelease.cli.top.rows import COLUMNS
 from mrelease.cli.top.source import Query
+from mrelease.cli.where import Where
 from support import lab
 from support.agent import Agent, clean_environment, running_agent
 from support.lab.cgroups import cgroup_below, in_hierarchy
@@ -42,7 +43,7 @@ Top = Pilot[MreleaseError]
 @contextlib.asynccontextmanager
 async def top(agent: Agent, within: Container | Cgroup | None = None) -> AsyncGenerator[Top]:
     """The full-screen view, on a screen of its own."""
-    app = TopApp(agent.address, Query(OFTEN, within, 1000))
+    app = TopApp(Where(agent.address), Query(OFTEN, within, 1000))
     async with app.run_test(size=(140, 16)) as pilot:
         yield pilot
 
@@ -200,7 +201,7 @@ async def test_columns_sort_the_table(agent: Agent) -> None:
 
 async def test_an_agent_that_comes_back_is_found_again(run_dir: Path) -> None:
     with running_agent(run_dir) as first:
-        app = TopApp(first.address, Query(OFTEN, None, 100))
+        app = TopApp(Where(first.address), Query(OFTEN, None, 100))
         async with app.run_test() as pilot:
             await until(pilot, lambda: app.samples, "it is shown")
             await asyncio.to_thread(first.terminate)
@@ -219,7 +220,7 @@ async def test_a_watched_cgroup_that_is_removed_ends_it(agent: Agent) -> None:
     with lab.memory_cgroup() as parent, contextlib.ExitStack() as stack:
         container = secrets.token_hex(32)
         stack.enter_context(cgroup_below(parent, f"kubepods/besteffort/pod{uuid.uuid4()}/{container}"))
-        app = TopApp(agent.address, Query(OFTEN, Container(container), 100))
+        app = TopApp(Where(agent.address), Query(OFTEN, Container(container), 100))
         async with app.run_test() as pilot:
             await until(pilot, lambda: app.samples, "it is shown")
             await asyncio.to_thread(stack.close)

@@ -39,6 +39,9 @@ def test_the_agent_answers_while_the_oom_killer_is_at_work(node: Client, agent: 
         with exhaust.oom() as killer:
             killer.wait_killed()
             assert node.get_node().memory is not None
+            with agent.client() as another:
+                assert another.get_node().identity.name
+            assert lab.field_bytes(agent.pid, "VmLck")
             (killed,) = node.kill_and_release(Process(victim.pid)).processes
             assert killed.outcome is Outcome.RELEASED, killed
             assert killed.released_bytes >= size * 0.99
