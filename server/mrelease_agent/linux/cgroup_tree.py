@@ -160,26 +160,32 @@ def tree(controller: Controller) -> Tree | None:
 
     Of several mounts the one that shows most is taken: a pod's own /sys/fs/cgroup shows the pod alone, the node's shows all.
     """
-    found: list[tuple[Mount, int]] = []
-    unified: list[tuple[Mount, int]] = []
     with open("/proc/self/mountinfo", "rb") as lines:
-        for line in lines.read().decode("utf-8", "surrogateescape").split("\n"):
-            before, _, after = line.partition(" - ")
-            kind, _, options = after.partition(" ")
-            if kind not in ("cgroup", "cgroup2"):
-                continue
-            number, _, _, root, path = before.split(" ")[:5]
-            shown = Mount(2 if kind == "cgroup2" else 1, _unescape(root), _unescape(path)), int(number)
-            if kind == "cgroup2":
-                unified.append(shown)
-            elif controller in options.strip().rpartition(" ")[2].split(","):
-                found.append(shown)
-    if controller in _ON_V2 and not found:
-        found = unified
-    for mount, mount_id in sorted(found, key=lambda each: (-_split(each[0].root)[0], len(_split(each[0].root)[1]))):
+        found = mounts(lines.read(), controller)
+    for mount, mount_id in found:
         with contextlib.suppress(OSError):  # covered by a later mount, or not ours to read
             return Tree(mount, controller, mount_id)
     return None
+
+
+def mounts(table: bytes, controller: Controller) -> list[tuple[Mount, int]]:
+    """Mounts of a hierarchy with their ids in a ``mountinfo``, proc_pid_mountinfo(5), that which shows most first; see tree()."""
+    found: list[tuple[Mount, int]] = []
+    unified: list[tuple[Mount, int]] = []
+    for line in table.decode("utf-8", "surrogateescape").split("\n"):
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.partition(" ")
+        if kind not in ("cgroup", "cgroup2"):
+            continue
+        number, _, _, root, path = before.split(" ")[:5]
+        shown = Mount(2 if kind == "cgroup2" else 1, _unescape(root), _unescape(path)), int(number)
+        if kind == "cgroup2":
+            unified.append(shown)
+        elif controller in options.strip().rpartition(" ")[2].split(","):
+            found.append(shown)
+    if controller in _ON_V2 and not found:
+        found = unified
+    return sorted(found, key=lambda each: (-_split(each[0].root)[0], len(_split(each[0].root)[1])))
 
 
 def walk(

@@ -97,7 +97,11 @@ def read(proc: int, name: str) -> bytes:
 
 def stat(proc: int, prefix: str = "") -> Stat:
     """Read ``stat`` of a process, or of one thread with ``prefix="task/TID/"``. Raises ProcessGoneError."""
-    raw = read(proc, prefix + "stat")
+    return parse_stat(read(proc, prefix + "stat"))
+
+
+def parse_stat(raw: bytes) -> Stat:
+    """What a ``stat`` says, proc_pid_stat(5), whatever the process calls itself."""
     # The name may contain blanks and parentheses: it ends at the last one.
     head, _, tail = raw.rpartition(b")")
     pid, _, comm = head.partition(b" (")
@@ -116,7 +120,11 @@ def stat(proc: int, prefix: str = "") -> Stat:
 
 def status(proc: int, prefix: str = "") -> Status:
     """Read ``status`` of a process, or of one thread with ``prefix="task/TID/"``. Raises ProcessGoneError."""
-    raw = read(proc, prefix + "status")
+    return parse_status(read(proc, prefix + "status"))
+
+
+def parse_status(raw: bytes) -> Status:
+    """What a ``status`` says, proc_pid_status(5), whatever the process calls itself."""
     return Status(
         tgid=int(_field(raw, b"\nTgid:")),
         uid=int(_field(raw, b"\nUid:").split()[1]),
