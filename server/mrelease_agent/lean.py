@@ -11,7 +11,7 @@ def import_asyncio() -> None:
         return
     sys.modules["ssl"] = None  # type: ignore[assignment]
     try:
-        import asyncio  # noqa: F401
+        import asyncio
         import asyncio.sslproto  # noqa: F401
     finally:
         del sys.modules["ssl"]

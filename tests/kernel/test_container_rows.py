@@ -82,3 +82,14 @@ def test_a_container_of_every_kind(node: Client) -> None:
         assert all(lab.rss_anon(pid) < SIZE // 100 for pid in members)
         assert result.released_bytes >= 8 * SIZE * 0.99
         assert not outside.exited(0)
+
+
+def test_a_container_that_terminates_with_one_thread_stuck(node: Client) -> None:
+    """What keeps pods Terminating: killed by somebody else, its first thread has exited and another one never will."""
+    with container() as (target, group), lab.unkillable(SIZE, worker=True, within=[group]) as victim:
+        victim.kill()
+        lab.until(lambda: lab.state(victim.pid) == "Z", "the first thread has exited")
+        result = node.release(target, timeout=30)
+        assert result.verdict is Verdict.RELEASED, result
+        assert [process.pid for process in result.processes] == [victim.pid]
+        assert result.released_bytes >= SIZE * 0.99

@@ -169,6 +169,17 @@ def test_a_preemptor_has_pods_of_its_namespaces_killed_however_it_names_them(sce
     assert all(victim.exited() for victim in victims)
 
 
+def test_what_terminates_in_a_callers_pod_is_released_for_it_and_for_nobody_else(scene: Scene) -> None:
+    """Its first thread has exited, another one is stuck: on cgroup v1 it says that it is in no cgroup, but its pod lists it."""
+    for namespace, may in (("ml", True), ("web", False)):
+        found = scene.pods.pod(namespace)
+        with lab.unkillable(4 * lab.MIB, worker=True, within=[found.group]) as victim:
+            victim.kill()
+            lab.until(lambda: lab.state(victim.pid) == "Z", "its first thread has exited")
+            answer = release(scene.preemptor(), pod(found.uid))
+            assert gone(answer) if may else answer.code is DENIED
+
+
 @pytest.mark.parametrize("validate_only", [False, True])
 def test_what_is_not_allowed_looks_like_what_is_not_there(scene: Scene, validate_only: bool) -> None:
     """Byte by byte: status, message and details. Or one could search the node by asking."""

@@ -37,9 +37,9 @@ class JournalError(Exception):
 class Entry:
     """One lifted control file: its cgroup by hierarchy version, canonical path and inode number, the value before and the one written."""
 
-    version: int
+    version: Annotated[int, Meta(ge=1, le=2)]
     path: str
-    inode: int
+    inode: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
     file: File
     was: Value
     now: Value
@@ -49,7 +49,8 @@ class _Record(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
     """One line: ``lift`` is about to be written under this number; without it, that number is settled."""
 
     boot: str
-    number: int
+    # So many that numbers after it can be written too.
+    number: Annotated[int, Meta(ge=1, le=1 << 53)]
     lift: Entry | None = None
 
 

@@ -95,7 +95,7 @@ def from_file(path: str, named_by: str) -> dict[str, Setting]:
                 raise ConfigError(f"{source}: {name} has a YAML tag or anchor: write the value alone")
             is_null = value.style is None and value.value in ("", "~", "null", "Null", "NULL")
             settings[name] = Setting(None if is_null else value.value, source)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape of no character, a version of no number
         where = _where(path, getattr(error, "problem_mark", None))
         problem = getattr(error, "problem", None) or "characters that YAML does not allow"
         raise ConfigError(f"{where} is not YAML ({problem}): write one `key: value` a line") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from mrelease_agent.guard.caller import Caller
 from mrelease_agent.guard.protected import Protection
@@ -18,8 +18,13 @@ from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.reaping.report import Done
 
-#: An opened process with its size in bytes where that is measured already.
-Found = tuple[ProcessRef, "int | None"]
+
+class Found(NamedTuple):
+    """An opened process: its size in bytes where that is measured already, and the cgroup that listed it where one did."""
+
+    ref: ProcessRef
+    size: int | None = None
+    cgroup: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,7 @@ class Gate:
 
     def subjects(self, found: Sequence[Found]) -> list[Subject]:
         """Processes, with their sizes in bytes, as policy and audit log see them."""
-        return [Subject(ref, size, self.pod_names) for ref, size in found]
+        return [Subject(each.ref, each.size, self.pod_names, each.cgroup) for each in found]
 
     def check(self, caller: Caller, method: str) -> None:
         """Before a request is even decoded: raises NotPermitted where the caller may do nothing by this method."""

@@ -25,8 +25,10 @@ class Subject:
     limits.
     """
 
-    def __init__(self, ref: ProcessRef, size: int | None = None, pod_names: PodNames = no_pod_names) -> None:
+    def __init__(self, ref: ProcessRef, size: int | None = None, pod_names: PodNames = no_pod_names, listed: str = "") -> None:
+        """``listed``: path of the cgroup that listed it, where one did."""
         self.ref = ref
+        self._listed = listed
         self._size = size
         self._pod_names = pod_names
 
@@ -82,6 +84,9 @@ class Subject:
     @cached_property
     def _cgroup(self) -> str:
         tree = cgroup_tree.tree("memory")
+        # On v1 a process that exits says that it is in no cgroup, and is listed where it is all the same: see Group.holds().
+        if self._listed and tree is not None and tree.version == 1 and procfs.stat(self.ref.proc).exiting:
+            return self._listed
         return (tree.path_of(self.ref.proc) if tree else None) or "/"
 
     @cached_property

@@ -43,6 +43,11 @@ class Stat:
         """PF_KTHREAD."""
         return bool(self.flags & _PF_KTHREAD)
 
+    @property
+    def exiting(self) -> bool:
+        """PF_EXITING: the thread, for a process its first one, has begun to exit."""
+        return bool(self.flags & _PF_EXITING)
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -202,6 +207,16 @@ def thread_statuses(proc: int) -> Iterator[tuple[int, Status]]:
     for tid in thread_ids(proc):
         with contextlib.suppress(ProcessGoneError):
             yield tid, status(proc, f"task/{tid}/")
+
+
+def living_threads(proc: int) -> list[int]:
+    """List the threads of a process that have not begun to exit."""
+    found: list[int] = []
+    for tid in thread_ids(proc):
+        with contextlib.suppress(ProcessGoneError):
+            if not stat(proc, f"task/{tid}/").exiting:
+                found.append(tid)
+    return found
 
 
 def address_space(proc: int) -> tuple[int, Memory] | None:

@@ -38,7 +38,11 @@ class Listening:
         return self.parse(_read_all(proc, "net/unix"))
 
     def parse(self, table: bytes) -> dict[int, str]:
-        """Those in a ``/proc/net/unix``. The kernel writes paths as they are, line breaks too: whoever binds one can add lines of his own."""
+        """Those in a ``/proc/net/unix``.
+
+        The kernel writes paths as they are, line breaks too: whoever binds one can add lines, and so claim any inode for any path. No line
+        can be taken away.
+        """
         found = self._line.finditer(table)
         return {int(match[1]): _short(os.fsdecode(match[2])) for match in found}
 

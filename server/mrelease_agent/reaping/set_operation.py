@@ -34,10 +34,11 @@ Make = Callable[[ProcessRef, Plan, Measured], Operation]
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A process of the target, opened and measured."""
+    """A process of the target, opened and measured; ``place``: path of the cgroup that listed it, empty where none did."""
 
     ref: ProcessRef
     measured: Measured
+    place: str = ""
 
     @property
     def size(self) -> int:

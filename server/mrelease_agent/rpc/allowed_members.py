@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
-from mrelease_agent.guard.gate import Ticket
+from mrelease_agent.guard.gate import Found, Ticket
 from mrelease_agent.guard.refusals import AuditUnavailable
 from mrelease_agent.reaping.outcome import Outcome, Step
 from mrelease_agent.reaping.report import Report
@@ -46,7 +46,7 @@ class AllowedMembers:
         if not found:
             return found
         try:
-            allowed = await self._ticket.more([(member.ref, member.size) for member in found])
+            allowed = await self._ticket.more([Found(member.ref, member.size, member.place) for member in found])
         except AuditUnavailable as why:
             event(_log, logging.ERROR, "audit unavailable", why=why.message, processes=len(found))
             allowed = [False] * len(found)

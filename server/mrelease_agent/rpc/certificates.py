@@ -62,7 +62,7 @@ def from_pem(text: bytes, label: str) -> list[bytes]:
 
 def read_certificate(der: bytes) -> Certificate:
     """Read a certificate. Raises ValueError for what is none."""
-    parts = _fields(_fields(_whole(der))[0][1])
+    parts = _fields(_first(_whole(der))[1])
     if parts and parts[0][0] == _VERSION:
         parts = parts[1:]
     if [tag for tag, _ in parts[:5]] != [_INTEGER, _SEQUENCE, _SEQUENCE, _SEQUENCE, _SEQUENCE]:
@@ -82,7 +82,7 @@ def read_certificate(der: bytes) -> Certificate:
 
 def read_revocation_list(der: bytes) -> RevocationList:
     """Read a complete list of one issuer. Raises ValueError for what is none: a delta list, or one in another's name."""
-    parts = _fields(_fields(_whole(der))[0][1])
+    parts = _fields(_first(_whole(der))[1])
     if parts and parts[0][0] == _INTEGER:
         parts = parts[1:]
     if [tag for tag, _ in parts[:2]] != [_SEQUENCE, _SEQUENCE] or len(parts) < 3:
@@ -96,7 +96,7 @@ def read_revocation_list(der: bytes) -> RevocationList:
             raise ValueError("is a revocation list of a kind that the agent does not know: give it a complete one of one issuer")
     revoked: set[Name] = set()
     for _, entry in entries:
-        serial = _fields(entry)[0]
+        serial = _first(entry)
         if serial[0] != _INTEGER:
             raise ValueError("is not a revocation list")
         revoked.add((issuer, int.from_bytes(serial[1], "big", signed=True)))
@@ -118,6 +118,14 @@ def _whole(der: bytes) -> bytes:
     if len(found) != 1 or found[0][0] != _SEQUENCE:
         raise ValueError("is not DER")
     return found[0][1]
+
+
+def _first(content: bytes) -> tuple[int, bytes]:
+    """Tag and content of the first value."""
+    found = _fields(content)
+    if not found:
+        raise ValueError("is cut off")
+    return found[0]
 
 
 def _fields(content: bytes) -> list[tuple[int, bytes]]:

@@ -124,12 +124,10 @@ class Execution:
         ask, grant = self._granted(order)
         with veiled(self._gate, ask, grant), limits():
             process = order.target.process
-            ref = await admitted(
-                process, self._gate.protection, kill=order.plan.kill, inode_known=self.inode_known, field=order.field
-            )
+            ref = await admitted(process, self._gate.protection, kill=order.plan.kill, inode_known=self.inode_known, field=order.field)
         begun = time.monotonic()
         self._metrics.step("resolve", begun - start)
-        ticket = await self._admit(ask, grant, [(ref, None)])
+        ticket = await self._admit(ask, grant, [Found(ref)])
         if ticket is None:
             return self._validated([ref], order.reason)
         with _recorded(ticket):
@@ -163,7 +161,7 @@ class Execution:
                 if not first:
                     raise empty(order.field)
             self._metrics.step("resolve", time.monotonic() - start)
-            ticket = await self._admit(ask, grant, [(member.ref, member.size) for member in first])
+            ticket = await self._admit(ask, grant, [Found(member.ref, member.size, member.place) for member in first])
             if ticket is None:
                 return self._validated([member.ref for member in first], order.reason)
             stack.enter_context(_recorded(ticket))
@@ -202,8 +200,8 @@ class Execution:
             with refusals(ask), limits():
                 return await self._gate.admit(ask, grant, found)
         except BaseException:
-            for ref, _ in found:
-                ref.close()
+            for each in found:
+                each.ref.close()
             raise
 
     def _done(self, done: Done, order: Order, start: float, ticket: Ticket) -> Done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Collection, Generator, Iterable
+from collections.abc import Collection, Generator, Iterable, Mapping
 
 from mrelease.v1 import error_reason_pb2, target_pb2
 from mrelease_agent.guard.protected import Protection
@@ -131,6 +131,7 @@ class GroupMembers:
     def _fresh(self) -> list[Member]:
         with contextlib.ExitStack() as opened:
             refs: list[ProcessRef] = []
+            listed: dict[int, str] = {}
             for index, group in enumerate(self._groups):
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile: it was empty
                     found = self._open(self._strangers(group.members()), opened)
@@ -139,12 +140,15 @@ class GroupMembers:
                     mine = [ref for ref in found if self._is_target(ref, group, places.get(ref.pid))]
                     self._found_in.update((ref.pid, index) for ref in mine)
                     refs += mine
+                    listed.update(places)
             self._looked = True
-            return self._measured(refs, opened)
+            return self._measured(refs, opened, listed)
 
     def _join(self, pids: Collection[int]) -> list[Member]:
         with contextlib.ExitStack() as opened:
-            return self._measured([ref for ref in self._open(self._strangers(pids), opened) if self._is_target(ref, None, None)], opened)
+            return self._measured(
+                [ref for ref in self._open(self._strangers(pids), opened) if self._is_target(ref, None, None)], opened, {}
+            )
 
     def _strangers(self, pids: Iterable[int]) -> list[int]:
         """Those who were not returned before."""
@@ -180,8 +184,8 @@ class GroupMembers:
         # v1 lists a process wherever one of its threads is.
         return place is not None and (group.tree.version == 2 or ref.stat.threads == 1 or group.holds(ref.proc))
 
-    def _measured(self, refs: list[ProcessRef], opened: contextlib.ExitStack) -> list[Member]:
-        members = [Member(ref, measured) for ref, measured in zip(refs, measure(refs), strict=True)]
+    def _measured(self, refs: list[ProcessRef], opened: contextlib.ExitStack, listed: Mapping[int, str]) -> list[Member]:
+        members = [Member(ref, measured, listed.get(ref.pid, "")) for ref, measured in zip(refs, measure(refs), strict=True)]
         self._known.update((ref.pid, ref) for ref in refs)
         opened.pop_all()
         return members

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from mrelease_agent.guard.caller import current
-from mrelease_agent.guard.gate import Ask, Gate, Grant, may
+from mrelease_agent.guard.gate import Ask, Found, Gate, Grant, may
 from mrelease_agent.linux.process import NotALeaderError, ProcessRef
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.rpc.errors import RpcError
@@ -52,5 +52,5 @@ class Visible:
 
     def _sees(self, pid: int) -> bool:
         with contextlib.suppress(ProcessGoneError, NotALeaderError), ProcessRef.open(pid) as ref:
-            return may(self._grant, self._gate.subjects([(ref, None)])[0])
+            return may(self._grant, self._gate.subjects([Found(ref)])[0])
         return False

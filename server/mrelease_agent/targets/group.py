@@ -56,12 +56,22 @@ class Group:
         return before
 
     def holds(self, proc: int) -> bool:
-        """Whether a process is in the group now, given a directory fd of procfs.open_process(); false when it is gone."""
+        """Whether a process that was listed is in the group now, given a directory fd of procfs.open_process(); false when it is gone.
+
+        On v1 a thread that exits says that it is in no cgroup (kernel/cgroup/cgroup.c, proc_cgroup_show). So a process whose first thread
+        has exited is where its other threads are, and one that exits altogether is where it was listed: it can do nothing any more.
+        """
         try:
             path = self.tree.path_of(proc)
+            if path is not None and within(path, self.path):
+                return True
+            if self.tree.version == 2 or not procfs.stat(proc).exiting:
+                return False
+            living = procfs.living_threads(proc)
+            places = [self.tree.path_in(procfs.read(proc, f"task/{tid}/cgroup")) for tid in living]
         except ProcessGoneError:
             return False
-        return path is not None and within(path, self.path)
+        return not places or any(place is not None and within(place, self.path) for place in places)
 
     def is_empty(self) -> bool:
         """Whether no process is in the group: none that lives, and none that dies; zombies do not count. Raises like members()."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from mrelease import _audit_chain
 from mrelease._audit_chain import GENESIS, BadRecordError, Head
@@ -49,6 +48,7 @@ def read_tail(fd: int, name: str, head: Head | None) -> Tail:
                 break
             try:
                 link = _audit_chain.link(line[:-1])
+                begun = _audit_chain.fields(line[:-1]) if link.event == "begin" else {}
             except BadRecordError as error:
                 tail.problem = tail.problem or f"line {number} of {name} is damaged: {error}"
                 expected = None
@@ -59,19 +59,20 @@ def read_tail(fd: int, name: str, head: Head | None) -> Tail:
                     tail.problem = tail.problem or f"record {head.seq} is not the one that was written"
                 expected = (link.seq + 1, link.hash)
                 tail.seq, tail.hash = link.seq, link.hash
-                _follow(tail, link.event, link.seq, line)
+                _follow(tail, link.event, link.seq, line, begun.get("open"))
             tail.size += len(line)
     return tail
 
 
-def _follow(tail: Tail, event: str, seq: int, line: bytes) -> None:
+def _follow(tail: Tail, event: str, seq: int, line: bytes, opened: object) -> None:
     if event == "intent":
         tail.open.add(seq)
     elif event in ("result", "interrupted"):
         found = _INTENT.search(line)
         if found:
             tail.open.discard(int(found[1]))
-    elif event == "begin":
-        tail.open.update(seq for seq in json.loads(line).get("open", ()) if isinstance(seq, int))
+    elif event == "begin" and isinstance(opened, list):
+        earlier = cast("list[object]", opened)
+        tail.open.update(number for number in earlier if isinstance(number, int) and 0 < number < seq)
     elif event in REFUSALS:
         tail.refusals += len(line)

@@ -59,9 +59,9 @@ def dns(pattern: str) -> Test:
     if not _DNS.fullmatch(pattern):
         raise ValueError("write a DNS name in lower case such as node7.example, or *.example for one label more")
     if not pattern.startswith("*."):
-        return lambda name: name.lower() == pattern
+        return lambda name: name.isascii() and name.lower() == pattern  # lower() makes a "k" of the sign for kelvin
     compiled = re.compile(_LABEL + re.escape(pattern[1:]))
-    return lambda name: compiled.fullmatch(name.lower()) is not None
+    return lambda name: name.isascii() and compiled.fullmatch(name.lower()) is not None
 
 
 def common_name(pattern: str) -> Test:

@@ -55,7 +55,7 @@ def parse(raw: bytes, name: str) -> Document:
         raise ConfigError(f"{name} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
     try:
         return _Reader(name).document(yaml.parse(text, Loader=yaml.SafeLoader))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # the last two: an escape of no character, a version of no number
         mark = getattr(error, "problem_mark", None)
         problem = getattr(error, "problem", None) or "characters that YAML does not allow"
         raise ConfigError(f"{name}{f':{mark.line + 1}' if mark else ''} is not YAML ({problem}): correct it there") from None
