@@ -101,10 +101,16 @@ def _probe(path: str) -> OSError | None:
 def _socket(text: str, path: str, tls: TLS | None) -> Address:
     if not path.startswith("/"):
         raise InvalidAddress(f"{text!r} does not name an absolute path: {_FORMS}")
-    if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
+    try:
+        raw = os.fsencode(path)
+    except UnicodeEncodeError:
+        raw = b"\0"
+    if b"\0" in raw:
+        raise InvalidAddress(f"{text!r} has what no path can have: {_FORMS}")
+    if len(raw) > _LONGEST_SOCKET_PATH:
         raise InvalidAddress(f"{text!r} is longer than the path of a socket can be ({_LONGEST_SOCKET_PATH} bytes): use a shorter directory")
     # gRPC decodes its targets as URIs.
-    return Address(text, f"unix://{quote(path)}", path, tls)
+    return Address(text, f"unix://{quote(raw)}", path, tls)
 
 
 def _tcp(text: str, tls: TLS | None) -> Address:

@@ -8,9 +8,10 @@ all that was ever written. Nothing is parsed and written again to check it: the 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, cast
 
 #: ``prev`` of the very first record.
 GENESIS: Final = "0" * 64
@@ -61,6 +62,14 @@ def link(line: bytes) -> Link:
     if hashlib.sha256(body).hexdigest().encode() != digest:
         raise BadRecordError("its hash is not that of its text")
     return Link(event.decode(), int(seq), prev.decode(), digest.decode())
+
+
+def fields(line: bytes) -> dict[str, Any]:
+    """What a line says that link() took. Raises BadRecordError: who knows how records are chained can seal what is none."""
+    try:
+        return cast("dict[str, Any]", json.loads(line))  # it begins with a brace
+    except (ValueError, RecursionError):
+        raise BadRecordError("it is no record of an audit log") from None
 
 
 def file_name(first: int, spare: int = 0) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mrelease import _audit_files
-from mrelease._audit_chain import GENESIS, BadRecordError, Head, Link, link
+from mrelease._audit_chain import GENESIS, BadRecordError, Head, Link, fields, link
 
 Kind = Literal["changed", "missing", "reordered", "inserted", "truncated"]
 
@@ -58,10 +57,15 @@ def verify(paths: Sequence[Path], expected: Iterable[str] = ()) -> Report:
 
 @dataclass(slots=True)
 class _Gap:
-    """Records that were not where they belong, and the problem (by its index) that says so."""
+    """Records, ``first`` to ``last``, that were not where they belong, and the problem (by its index) that says so."""
 
-    left: set[int]
+    first: int
+    last: int
     problem: int
+    found: set[int] = field(default_factory=set[int])
+
+    def lacks(self, seq: int) -> bool:
+        return self.first <= seq <= self.last and seq not in self.found
 
 
 class _Verification:
@@ -95,6 +99,7 @@ class _Verification:
     def _line(self, file: str, number: int, text: bytes, known: dict[int, str]) -> None:
         try:
             found = link(text)
+            record = fields(text) if found.event in ("begin", "removed") else {}
         except BadRecordError as error:
             self._bad.append((file, number, str(error)))
             return
@@ -102,16 +107,16 @@ class _Verification:
         report.records += 1
         self._expected.discard(found.hash)
         if found.event == "begin":
-            cause = json.loads(text).get("cause")
+            cause = record.get("cause")
             if cause not in ("first", "rotation"):
                 report.notes.append(f"{file} was begun because of the file before: {cause}")
-            if self._is_rewind(text, found, {**known, **self._hashes}, file):
+            if self._is_rewind(record, found, {**known, **self._hashes}, file):
                 self._next = (found.seq, found.prev)
         if self._torn is not None:
             self._problem("changed", self._torn[0], self._torn[1], found.seq, "the line has no end, and others follow")
             self._torn = None
         if found.event == "removed":
-            self._removal(text)
+            self._removal(record)
         self._follow(file, number, found)
 
     def _follow(self, file: str, number: int, found: Link) -> None:
@@ -131,8 +136,7 @@ class _Verification:
         if self._bad:
             self._settle_bad(found, seq, prev)
         elif found.seq > seq:
-            missing = set(range(seq, found.seq)) if found.seq - seq < 1 << 20 else set[int]()
-            self._gaps.append(_Gap(missing, len(report.problems)))
+            self._gaps.append(_Gap(seq, found.seq - 1, len(report.problems)))
             self._problem("missing", file, number, seq, f"{_records(seq, found.seq - 1)} not there: this line is record {found.seq}")
         elif prev is not None and found.prev != prev:
             before, line = self._previous
@@ -155,11 +159,11 @@ class _Verification:
         self._report.last = Head(found.seq, found.hash)
 
     def _too_early(self, file: str, number: int, found: Link) -> None:
-        gap = next((gap for gap in self._gaps if found.seq in gap.left), None)
+        gap = next((gap for gap in self._gaps if gap.lacks(found.seq)), None)
         if gap is None:
             self._problem("inserted", file, number, found.seq, f"record {found.seq} stands here too, or was made up")
             return
-        gap.left.discard(found.seq)
+        gap.found.add(found.seq)
         old = self._report.problems[gap.problem]
         self._report.problems[gap.problem] = Problem(
             "reordered", old.file, old.line, old.seq, f"record {found.seq} belongs before this line, and is line {number} of {file}"
@@ -178,9 +182,9 @@ class _Verification:
             self._problem("changed", file, number, seq, f"{why}; {_records(seq, max(seq, found.seq - 1))} not there")
         self._bad.clear()
 
-    def _is_rewind(self, text: bytes, found: Link, known: dict[int, str], file: str) -> bool:
+    def _is_rewind(self, record: dict[str, Any], found: Link, known: dict[int, str], file: str) -> bool:
         """A file after a failure goes on from the last durable record: what the file before has beyond was refused."""
-        if self._next is None or not json.loads(text).get("unconfirmed"):
+        if self._next is None or not record.get("unconfirmed"):
             return False
         before = found.seq - 1
         if known.get(before, GENESIS if before == 0 else "") != found.prev:
@@ -192,8 +196,7 @@ class _Verification:
         self._torn = None
         return True
 
-    def _removal(self, text: bytes) -> None:
-        record = json.loads(text)
+    def _removal(self, record: dict[str, Any]) -> None:
         if self._begun is not None and (record.get("through"), record.get("last")) == (self._begun.seq - 1, self._begun.prev):
             self._begun = None
 

@@ -157,7 +157,10 @@ def decode(raw: bytes, file: Path) -> Contexts:
         raise ContextError(broken)
     names = {each.name for each in fields(Context)}
     contexts = Contexts(current)
-    for name, entry in cast("dict[str, Any]", entries).items():
+    named = cast("dict[str, Any]", entries)
+    if (current and not _NAME.fullmatch(current)) or not all(map(_NAME.fullmatch, named)):
+        raise ContextError(broken)
+    for name, entry in named.items():
         if not isinstance(entry, dict) or "agent" not in entry:
             raise ContextError(f"{broken} (context {name!r})")
         texts = cast("dict[str, Any]", entry)

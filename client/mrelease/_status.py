@@ -22,6 +22,9 @@ TRAILER: Final = "grpc-status-details-bin"
 #: ``ErrorInfo.domain`` of every error that an agent makes.
 DOMAIN: Final = "mrelease.dev"
 
+#: The longest Duration that there is, google/protobuf/duration.proto: some 10,000 years.
+MOST_SECONDS: Final = 315_576_000_000
+
 _PREFIX = "type.googleapis.com/google.rpc."
 
 
@@ -80,6 +83,8 @@ def decode(trailers: Sequence[tuple[str, str | bytes]] | None) -> ErrorDetails |
     if info is None:
         return None
     retry_after = None if retry is None else retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9
+    if retry_after is not None and not 0 <= retry_after <= MOST_SECONDS:
+        retry_after = None
     return ErrorDetails(reason=info.reason, metadata=dict(info.metadata), retry_after=retry_after, domain=info.domain)
 
 

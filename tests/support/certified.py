@@ -13,6 +13,7 @@ import grpc
 from mrelease._certificates import create_authority, issue
 from support import raw
 from support.agent import Agent, running_agent
+from support.lab import until
 
 _SERVING = re.compile(r"serving TLS.* listen=(\S+)")
 
@@ -65,6 +66,8 @@ def certified_agent(folder: Path, *flags: str, prefix: Sequence[str] = ()) -> Ge
     if not any(flag.partition("=")[0] == "--audit-dir" for flag in flags):
         files.append("--audit-dir=none")
     with running_agent(folder / "run", "--tls-listen", "127.0.0.1:0", *files, *flags, prefix=prefix) as agent:
+        # The log is written behind the agent's back.
+        until(lambda: _SERVING.search(agent.log) is not None, "the agent logs where it serves TLS")
         found = _SERVING.search(agent.log)
-        assert found, agent.log
+        assert found
         yield Certified(agent, found[1].removeprefix("tcp://"), certificates)

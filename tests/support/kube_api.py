@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -70,9 +71,9 @@ def write_kubeconfig(file: Path, server: str, user: Mapping[str, Any] | None = N
 @contextmanager
 def fake_api() -> Generator[FakeApi]:
     """An API server that answers as scripted, 404 where nothing is."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    fake = FakeApi(f"http://127.0.0.1:{server.server_address[1]}")
-    server.fake = fake  # type: ignore[attr-defined]
+    fake = FakeApi("")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"fake": fake}))
+    fake.address = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -85,13 +86,15 @@ def fake_api() -> Generator[FakeApi]:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    fake: FakeApi
 
     def _answer(self) -> None:
-        fake: FakeApi = self.server.fake  # type: ignore[attr-defined]
+        fake = self.fake
         split = urlsplit(self.path)
         body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
         fake.asked.append(Asked(self.command, split.path, dict(parse_qsl(split.query)), dict(self.headers.items()), body))
-        script = fake.answers.get(split.path, [(404, {"message": f"{split.path} not found"}, {})])
+        unknown: Answer = (404, {"message": f"{split.path} not found"}, {})
+        script = fake.answers.get(split.path, [unknown])
         status, said, headers = script.pop(0) if len(script) > 1 else script[0]
         content = said if isinstance(said, bytes) else json.dumps(said).encode()
         self.send_response(status)
@@ -101,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    do_GET = do_DELETE = _answer
+    do_GET = do_DELETE = _answer  # noqa: N815 - their names in the base class
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name in the base class
         """Nothing."""
@@ -132,10 +135,11 @@ def fake_tunnel(pod: Pod, refuse: tuple[int, str] | None = None) -> Generator[st
 
     async def main() -> None:
         subprotocols = [Subprotocol("v4.channel.k8s.io")]
-        async with serve(begun, "127.0.0.1", 0, subprotocols=subprotocols, process_request=check, ping_interval=None) as server:
-            ready.append(f"http://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}")
-            up.set()
-            await end.wait()
+        with socket.create_server(("127.0.0.1", 0)) as bound:
+            ready.append(f"http://127.0.0.1:{bound.getsockname()[1]}")
+            async with serve(begun, sock=bound, subprotocols=subprotocols, process_request=check, ping_interval=None):
+                up.set()
+                await end.wait()
 
     thread = threading.Thread(target=loop.run_until_complete, args=(main(),), daemon=True)
     thread.start()

@@ -25,6 +25,16 @@ def get(agent: Agent, path: str) -> tuple[int, str]:
         connection.close()
 
 
+def ask(agent: Agent, method: str, path: str, body: str) -> int:
+    """Any other request; its status."""
+    connection = http.client.HTTPConnection("127.0.0.1", _port(agent), timeout=30)
+    try:
+        connection.request(method, path, body)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 def _port(agent: Agent) -> int:
     pattern = re.compile(r"serving HTTP\W.*?127\.0\.0\.1:(\d+)")
     # The log is written behind the agent's back.

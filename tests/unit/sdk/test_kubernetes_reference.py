@@ -13,7 +13,7 @@ ID = "0123456789abcdef" * 4
 
 
 def pod(name: str = "web-1", *, node: str = "n1", phase: str = "Running", **metadata: Any) -> PodObject:
-    statuses = [
+    statuses: list[dict[str, Any]] = [
         {"name": "main", "containerID": f"containerd://{ID}", "state": {"running": {}}},
         {
             "name": "crashing",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import subprocess
 import sys
 from importlib.metadata import EntryPoint
@@ -35,7 +34,7 @@ def test_what_is_no_reference_is_refused_with_a_remedy(text: str) -> None:
 
 
 def test_a_scheme_that_no_plugin_has_names_those_that_there_are() -> None:
-    with pytest.raises(InvalidReference, match="there are .*k8s"):
+    with pytest.raises(InvalidReference, match=r"there are .*k8s"):
         resolvers.find("nomad")
 
 
@@ -62,8 +61,7 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: my-plugin\nVersion: 1\n")
     (info / "entry_points.txt").write_text("[mrelease.resolvers]\nmy = my_plugin:Static\nbroken = my_broken_plugin:Static\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    importlib.metadata.MetadataPathFinder.invalidate_caches()
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     return tmp_path
 
 
