@@ -37,6 +37,10 @@ e2e-down: ## end the cluster and remove all of it but the cache
 bench: .venv/.dev ## measure against kill(2), C, ctr and earlyoom, write docs/performance.md (ARGS="--only idle,rpc", ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
+.PHONY: fuzz
+fuzz: .venv/.fuzz ## look for inputs that break the agent or the SDK, 60 s for each of its readers (ARGS="--seconds 600 --only policy")
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
+
 .PHONY: picture
 picture: .venv/.dev ## take the picture of `mrelease top` for README.md, as root
 	PYTHONPATH=tests $(BIN)/python -m support.top_picture docs/img/top.svg
@@ -87,3 +91,7 @@ clean: ## remove what make made
 	@echo "installing mrelease and its development tools into .venv ..." >&2
 	@$(INSTALL) --editable '.[agent,cli,certs,kubernetes,plot,dev]'
 	@touch $@ .venv/.run
+
+.venv/.fuzz: .venv/.dev
+	@$(INSTALL) --editable '.[fuzz]'
+	@touch $@
