@@ -1,0 +1,74 @@
+"""A pod whose process waits for a file system that does not answer, so that SIGKILL does not end it: state D, as with a dead NFS server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+from e2e.cluster import Cluster, LocalNode, Pod, hog
+from e2e.k8s.victims import PYTHON, SIZE
+from support.lab import Unavailable, state, until
+
+_SCRIPTS = Path(__file__).parents[2] / "support/lab/victims"
+_TARGET = "/run/mrelease-e2e-hang"
+#: The lab's FUSE server, mounted where all of the node sees it.
+_SERVE = """
+import ctypes, os, sys
+sys.path.insert(0, sys.argv[1])
+import fuse_server as fuse
+device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+options = f"fd={device},rootmode=40755,user_id=0,group_id=0,allow_other,default_permissions".encode()
+flags = ctypes.c_ulong(fuse.MS_NOSUID | fuse.MS_NODEV)
+fuse.check(fuse.libc.mount(b"mrelease-e2e", sys.argv[2].encode(), b"fuse", flags, options), "mount fuse")
+fuse.say(mounted=True)
+fuse.serve(device, {"READ"})
+"""
+_READ = f"""
+import os, pathlib
+memory = b"x" * ({SIZE} << 20)
+pathlib.Path("/tmp/full").touch()
+os.read(os.open("/hang/file", os.O_RDONLY | os.O_DIRECT), 4096)
+"""
+
+
+@contextlib.contextmanager
+def hanging_pod(cluster: Cluster, node: LocalNode, namespace: str) -> Generator[Pod, None, None]:
+    """A pod that holds SIZE MiB and waits in a read; at the end the file system goes away, and so does it."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        raise Unavailable("no usable /dev/fuse")
+    node.path(_TARGET).mkdir()
+    command = ["nsenter", "-t", str(node.pid), "-m", "-p", sys.executable, "-Sc", _SERVE, str(_SCRIPTS), _TARGET]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+        try:
+            assert json.loads(server.stdout.readline()) == {"mounted": True}
+            yield _started(cluster, node, namespace, server.stdout)
+        finally:
+            server.stdin.close()  # it ends, the connection is aborted, and who waits goes on
+            server.wait()
+            node.run("umount", "-l", _TARGET)
+            node.path(_TARGET).rmdir()
+
+
+def _started(cluster: Cluster, node: LocalNode, namespace: str, said: Any) -> Pod:
+    made = hog("victim", SIZE, cluster.image, node=node.name)
+    (container,) = made["spec"]["containers"]
+    container |= {"command": [PYTHON, "-Sc", _READ], "volumeMounts": [{"name": "hang", "mountPath": "/hang"}]}
+    made["spec"]["volumes"] = [{"name": "hang", "hostPath": {"path": _TARGET}}]
+    victim = cluster.run_pod(made, namespace)
+    assert json.loads(said.readline())["request"] == "READ"
+    return victim
+
+
+def await_d_state(node: LocalNode, container_id: str) -> int:
+    """Wait until a container's process is killed and cannot end; its pid."""
+    (pid,) = node.pids(container_id)
+    until(lambda: state(pid) == "D", f"process {pid} to be in state D")
+    return pid
