@@ -60,8 +60,9 @@ def run(name: str, options: argparse.Namespace) -> bool:
     seeds = corpus(name)
     seeds.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        found = options.keep / name if options.keep else Path(scratch)
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="mrelease-fuzz-", dir=memory if os.access(memory, os.W_OK) else None) as scratch:
+        found = options.keep / name if options.keep else Path(scratch, "found")
         found.mkdir(parents=True, exist_ok=True)
         ended = subprocess.run(
             [
@@ -70,7 +71,7 @@ def run(name: str, options: argparse.Namespace) -> bool:
                 *(f"-max_len={LENGTH}", "-print_final_stats=1", f"-artifact_prefix={seeds}/"),
                 *(str(found), str(seeds)),
             ],
-            env={**os.environ, "PYTHONPATH": str(HERE.parent)},
+            env={**os.environ, "PYTHONPATH": str(HERE.parent), "TMPDIR": scratch},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -23,9 +22,8 @@ def assert_readable(message: str, most: int = 2000, about: str = "") -> None:
 
 @cache
 def scratch() -> Path:
-    """A folder in memory where that can be, removed when this process ends."""
-    memory = Path("/dev/shm")
-    folder = tempfile.TemporaryDirectory(prefix="mrelease-fuzz-", dir=memory if os.access(memory, os.W_OK) else None)
+    """A folder that is removed when this process ends; libFuzzer ends without, so __main__ gives it a TMPDIR."""
+    folder = tempfile.TemporaryDirectory(prefix="mrelease-fuzz-")
     _kept.append(folder)
     return Path(folder.name)
 

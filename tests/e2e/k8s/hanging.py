@@ -16,7 +16,6 @@ from e2e.k8s.victims import PYTHON, SIZE
 from support.lab import Unavailable, state, until
 
 _SCRIPTS = Path(__file__).parents[2] / "support/lab/victims"
-_TARGET = "/run/mrelease-e2e-hang"
 #: The lab's FUSE server, mounted where all of the node sees it.
 _SERVE = """
 import ctypes, os, sys
@@ -42,26 +41,28 @@ def hanging_pod(cluster: Cluster, node: LocalNode, namespace: str) -> Generator[
     """A pod that holds SIZE MiB and waits in a read; at the end the file system goes away, and so does it."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise Unavailable("no usable /dev/fuse")
-    node.path(_TARGET).mkdir()
-    command = ["nsenter", "-t", str(node.pid), "-m", "-p", sys.executable, "-Sc", _SERVE, str(_SCRIPTS), _TARGET]
+    target = f"/run/mrelease-e2e-hang-{namespace}"
+    node.path(target).mkdir()
+    command = ["nsenter", "-t", str(node.pid), "-m", "-p", sys.executable, "-Sc", _SERVE, str(_SCRIPTS), target]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as server:
         assert server.stdin is not None
         assert server.stdout is not None
         try:
             assert json.loads(server.stdout.readline()) == {"mounted": True}
-            yield _started(cluster, node, namespace, server.stdout)
+            yield _started(cluster, node, namespace, target, server.stdout)
         finally:
             server.stdin.close()  # it ends, the connection is aborted, and who waits goes on
             server.wait()
-            node.run("umount", "-l", _TARGET)
-            node.path(_TARGET).rmdir()
+            with contextlib.suppress(subprocess.CalledProcessError):  # it was never mounted
+                node.run("umount", "-l", target)
+            node.path(target).rmdir()
 
 
-def _started(cluster: Cluster, node: LocalNode, namespace: str, said: Any) -> Pod:
-    made = hog("victim", SIZE, cluster.image, node=node.name)
+def _started(cluster: Cluster, node: LocalNode, namespace: str, target: str, said: Any) -> Pod:
+    made = hog("victim", SIZE, cluster.image, node=node.name, restart="Never")
     (container,) = made["spec"]["containers"]
     container |= {"command": [PYTHON, "-Sc", _READ], "volumeMounts": [{"name": "hang", "mountPath": "/hang"}]}
-    made["spec"]["volumes"] = [{"name": "hang", "hostPath": {"path": _TARGET}}]
+    made["spec"]["volumes"] = [{"name": "hang", "hostPath": {"path": target}}]
     victim = cluster.run_pod(made, namespace)
     assert json.loads(said.readline())["request"] == "READ"
     return victim
