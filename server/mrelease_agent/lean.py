@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 
@@ -11,7 +12,6 @@ def import_asyncio() -> None:
         return
     sys.modules["ssl"] = None  # type: ignore[assignment]
     try:
-        import asyncio
-        import asyncio.sslproto  # noqa: F401
+        importlib.import_module("asyncio.sslproto")
     finally:
         del sys.modules["ssl"]

@@ -7,6 +7,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -44,7 +45,7 @@ def test_a_caller_that_runs_wild_kills_at_most_the_limit(run_dir: Path) -> None:
     with sleepers(VICTIMS) as victims, running_agent(run_dir, *flags) as agent:
         requests = [kill(victim.pid) for victim in victims]
         with raw.caller(agent.address) as caller, ThreadPoolExecutor(CALLERS) as pool:
-            answers = list(pool.map(lambda number: caller(raw.KILL, requests[number % VICTIMS]), range(REQUESTS)))
+            answers = list(pool.map(partial(caller, raw.KILL), (requests[number % VICTIMS] for number in range(REQUESTS))))
         assert len(answers) == REQUESTS
         codes = Counter(answer.code for answer in answers)
         assert codes.keys() <= {grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.RESOURCE_EXHAUSTED}

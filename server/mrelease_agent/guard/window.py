@@ -24,6 +24,10 @@ class Window:
         self._entries: deque[tuple[int, int, int]] = deque()
         self._total = 0
 
+    def __len__(self) -> int:
+        """How many entries it keeps: a bound of its memory."""
+        return len(self._entries)
+
     def used(self, now: int) -> int:
         """How much counts now."""
         while self._entries and self._entries[0][1] + self._length <= now:
