@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from support.lab import Unavailable, need_mrelease
 # The same examples in every run, and nothing kept between runs: `make fuzz` is what looks for new ones.
 hypothesis.settings.register_profile("same", derandomize=True, database=None, deadline=None)
 hypothesis.settings.load_profile("same")
+
+# A shell without job control starts what runs in the background with SIGINT ignored, and what the tests interrupt would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
