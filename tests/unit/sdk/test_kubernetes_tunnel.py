@@ -102,7 +102,7 @@ def test_who_does_not_read_stops_the_other_end_and_nothing_piles_up_here(tmp_pat
 
     def steady() -> bool:
         looks.append(sum(sent))
-        return looks[0] > 0 and len(looks) > _LOOKS and len(set(looks[-_LOOKS:])) == 1
+        return looks[-1] > 0 and len(looks) > _LOOKS and len(set(looks[-_LOOKS:])) == 1
 
     with fake_tunnel(pour) as server, tunnels(server, tmp_path) as made, connected(opened(made)) as end:
         end.recv(1)
