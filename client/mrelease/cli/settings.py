@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
 import click
@@ -16,15 +16,9 @@ CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 @dataclass(slots=True)
-class Settings:
+class Settings(Flags):
     """What the common options say."""
 
-    agent: str | None = None
-    context: str | None = None
-    tls_ca: str | None = None
-    tls_cert: str | None = None
-    tls_key: str | None = None
-    tls_server_name: str | None = None
     output: str = "table"
     local: bool = False
 
@@ -32,7 +26,7 @@ class Settings:
     def where(self) -> Generator[Where]:
         """The agent for a client; with ``--local`` one that lives as long as the block. Raises ContextError, InvalidTLS."""
         if not self.local:
-            yield find(Flags(self.agent, self.context, self.tls_ca, self.tls_cert, self.tls_key, self.tls_server_name))
+            yield find(self)
             return
         try:
             from mrelease_agent.local import local_agent
@@ -43,8 +37,7 @@ class Settings:
 
     def repeated(self) -> str:
         """The flags that name the agent, for another command line; with a blank at the end where there are any."""
-        names = ("agent", "context", "tls_ca", "tls_cert", "tls_key", "tls_server_name")
-        given = ((name, getattr(self, name)) for name in names)
+        given = ((field.name, getattr(self, field.name)) for field in fields(Flags))
         return "".join(f"--{name.replace('_', '-')} {shlex.quote(text)} " for name, text in given if text)
 
 

@@ -29,7 +29,7 @@ class Where:
         return AsyncClient(self.address, tls=self.tls)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Flags:
     """What the command line says; None: nothing."""
 

@@ -199,10 +199,10 @@ class Gate:
         """Processes, with their sizes in bytes, as policy and audit log see them."""
         return [Subject(each.ref, each.size, self.pod_names, each.cgroup) for each in found]
 
-    def check(self, caller: Caller, method: str) -> None:
+    def check(self, ask: Ask) -> None:
         """Before a request is even decoded: raises NotPermitted where the caller may do nothing by this method."""
-        if self.policy.grant(caller, method) is None:
-            raise self.refuse(Ask(caller, method))
+        if self.policy.grant(ask.caller, ask.method) is None:
+            raise self.refuse(ask)
 
     def grant(self, ask: Ask) -> Grant:
         """Before the target is looked for: what the caller may do to its kind. Raises NotPermitted."""

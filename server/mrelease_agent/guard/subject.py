@@ -50,15 +50,13 @@ class Subject:
         """What identifies the process."""
         return self.ref.identity
 
-    @cached_property
-    def uid(self) -> int:
-        """Effective user id. Not the owner of ``/proc/PID``: that is root's where the process is not dumpable, proc(5)."""
-        return procfs.status(self.ref.proc).uid
-
     # Properties around what is cached: a protocol that asks for a property does not take a cached_property.
     @property
     def uids(self) -> frozenset[int]:
-        """Real, effective, saved and file system user id, as numbers of the agent's user namespace."""
+        """Real, effective, saved and file system user id, as numbers of the agent's user namespace.
+
+        Not the owner of ``/proc/PID``: that is root's where the process is not dumpable, proc(5).
+        """
         return self._uids
 
     @property

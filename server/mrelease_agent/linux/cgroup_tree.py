@@ -45,7 +45,7 @@ class Tree:
     that the node itself shows.
     """
 
-    __slots__ = ("_above", "_device", "_fd", "_line", "_mount_id", "_prefix", "_ups", "mount")
+    __slots__ = ("_above", "_fd", "_line", "_mount_id", "_prefix", "_ups", "mount")
 
     def __init__(self, mount: Mount, controller: Controller, mount_id: int) -> None:
         """Open the mount with this id. Raises OSError; ENODEV where another mount covers it."""
@@ -54,7 +54,6 @@ class Tree:
         numbers = r"^0:[^:\n]*:" if mount.version == 2 else rf"^\d+:(?:[^:\n]*,)?{controller}(?:,[^:\n]*)?:"
         self._line = re.compile(numbers.encode() + rb"(.*)$", re.MULTILINE)
         self._fd = os.open(mount.path, _DIRECTORY)
-        self._device = os.fstat(self._fd).st_dev
         self._mount_id = mount_id
         if _mount_id(self._fd) != mount_id:
             os.close(self._fd)

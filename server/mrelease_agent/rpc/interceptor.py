@@ -112,7 +112,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         current.set(caller)
         ask = Ask(caller, method)
         with refusals(ask):
-            self._gate.check(caller, method)
+            self._gate.check(ask)
         return caller.name
 
     def _name(self, context: _Context) -> str:

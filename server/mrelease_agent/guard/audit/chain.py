@@ -63,11 +63,6 @@ class Chain:
         self._failed: tuple[str, Unusable] | None = None  # since when, and why
 
     @property
-    def unsynced(self) -> bool:
-        """Whether records are written that are not durable."""
-        return bool(self._unsynced)
-
-    @property
     def head(self) -> Head:
         """The last durable record."""
         return Head(*self._durable[:2])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from msgspec import UnsetType
 
-from mrelease_agent.config.values import ConfigError, parse_duration, quote
+from mrelease_agent.config.values import ConfigError, parse_duration, parse_size, quote
 from mrelease_agent.guard.caller import Caller
 from mrelease_agent.guard.policy import patterns
 from mrelease_agent.guard.policy.patterns import Test
@@ -20,8 +19,6 @@ from mrelease_agent.guard.policy.types import CallerMatch, Limits, PolicyFile, R
 #: User id of a user's name; raises KeyError.
 Users = Callable[[str], int]
 
-_UNITS: Final = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4}
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(B|KiB|MiB|GiB|TiB)")
 _MOST_BYTES: Final = 1 << 62
 _SHORTEST_WINDOW, _LONGEST_WINDOW = 1.0, 86400.0
 
@@ -111,7 +108,9 @@ class Compiler:
         window = parse_duration(limits.window)
         if not _SHORTEST_WINDOW <= window <= _LONGEST_WINDOW:
             raise self._wrong((*path, "window"), f"is {quote(limits.window)}", "write a duration from 1s to 24h, such as 1m")
-        most = None if isinstance(limits.max_bytes, UnsetType) else _bytes(limits.max_bytes)
+        most = None if isinstance(limits.max_bytes, UnsetType) else limits.max_bytes
+        if isinstance(most, str):
+            most = parse_size(most)
         if most is not None and not 1 <= most <= _MOST_BYTES:
             raise self._wrong((*path, "max_bytes"), f"is {quote(str(limits.max_bytes))}", "write a size such as 64GiB")
         return Limit(rule, None if isinstance(limits.max_kills, UnsetType) else limits.max_kills, most, window)
@@ -145,10 +144,3 @@ def _of_users(users: frozenset[int]) -> Callable[[Facts], bool]:
         return bool(found) and found <= users
 
     return holds
-
-
-def _bytes(size: int | str) -> int:
-    if isinstance(size, int):
-        return size
-    found = _SIZE.fullmatch(size)
-    return int(float(found[1]) * 1024 ** _UNITS[found[2]]) if found else 0
