@@ -13,6 +13,7 @@ import pytest
 
 from mrelease import MreleaseError, ProcessInfo, errors
 from mrelease.cli import main
+from mrelease.cli.kube import completing
 from mrelease.cli.kube import main as kube
 from mrelease.cli.kube.fanout import failures
 from mrelease.cli.kube.reclaiming import in_order
@@ -158,3 +159,21 @@ def test_who_dies_first() -> None:
 def test_nodes_that_failed_alike_share_a_line() -> None:
     same: list[tuple[str, MreleaseError]] = [(name, errors.NoAgent("none", "wait")) for name in ("n1", "n2")]
     assert failures([*same, ("n3", errors.NoAgent("other", "wait"))]) == ["n1, n2: none (wait)", "n3: other (wait)"]
+
+
+def test_tab_completes_commands_options_and_pods_as_kubectl_asks_for_them(fake: FakeApi, tmp_path: Path) -> None:
+    """kubectl runs ``kubectl_complete-mrelease`` with the words typed: a word a line, then cobra's directive (4: no files)."""
+    word, *directive = completing.words(["ki"])
+    assert (word.startswith("kill\tKill the processes of pods"), directive) == (True, [":4"])
+    assert [line.partition("\t")[0] for line in completing.words(["kill", "--dry"])] == ["--dry-run", ":4"]
+    assert completing.words(["kill", "-n", "ns", ""]) == ["a", "b", ":4"]
+    assert completing.words(["kill", "-n", "ns", "b"]) == ["b", ":4"]
+    fake.say("/api/v1/nodes", {"items": [{"metadata": {"name": "n1"}}, {"metadata": {"name": "m2"}}]})
+    assert completing.words(["watch", "n"]) == ["n1", ":4"]
+
+
+def test_tab_completes_nothing_and_says_nothing_where_no_cluster_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    program = PLUGIN.with_name("kubectl_complete-mrelease")
+    done = subprocess.run([sys.executable, program, "kill", ""], capture_output=True, text=True, timeout=60, check=True)
+    assert (done.stdout, done.stderr) == (":4\n", "")

@@ -13,6 +13,7 @@ from mrelease import AsyncClient, MreleaseError, Node, _text
 from mrelease.cli import exit_codes, formats, output
 from mrelease.cli.commands.node import NEEDED
 from mrelease.cli.exit_codes import ExitCode
+from mrelease.cli.kube import completing
 from mrelease.cli.kube.fanout import over
 from mrelease.cli.kube.settings import KubeSettings, common_options, pass_settings
 from mrelease.errors import ReferenceNotFound
@@ -87,7 +88,7 @@ class Finding:
 
 
 @click.command()
-@click.argument("names", metavar="[NODE]...", nargs=-1)
+@click.argument("names", metavar="[NODE]...", nargs=-1, shell_complete=completing.node_names)
 @common_options
 @pass_settings
 def doctor(settings: KubeSettings, /, names: tuple[str, ...]) -> ExitCode:

@@ -15,7 +15,7 @@ import click
 from mrelease import AsyncClient, MemorySample, MreleaseError, NodeMemory, ProcessInfo, QosClass, _text, errors
 from mrelease.cli import exit_codes, formats, output, params
 from mrelease.cli.exit_codes import ExitCode
-from mrelease.cli.kube import pods
+from mrelease.cli.kube import completing, pods
 from mrelease.cli.kube.fanout import failures, over, why
 from mrelease.cli.kube.settings import KubeSettings, common_options, pass_settings
 from mrelease.errors import ReferenceNotFound
@@ -43,7 +43,7 @@ def top() -> None:
 
 
 @top.command("nodes")
-@click.argument("names", metavar="[NODE]...", nargs=-1)
+@click.argument("names", metavar="[NODE]...", nargs=-1, shell_complete=completing.node_names)
 @common_options
 @pass_settings
 def top_nodes(settings: KubeSettings, /, names: tuple[str, ...]) -> ExitCode:
@@ -149,7 +149,7 @@ def ps(settings: KubeSettings, /, names: tuple[str, ...], selector: str | None, 
 
 
 @click.command()
-@click.argument("node", metavar="NODE")
+@click.argument("node", metavar="NODE", shell_complete=completing.node_names)
 @click.option("--interval", type=params.duration, default="1s", show_default=True, help="Time between two samples, 100ms to 1h.")
 @click.option("--once", is_flag=True, help="Print one sample and end.")
 @common_options

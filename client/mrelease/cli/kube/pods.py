@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from mrelease import _text
+from mrelease.cli.kube import completing
 from mrelease.cli.kube.settings import KubeSettings
 from mrelease.errors import MreleaseError, ResolutionError
 from mrelease.resolvers import Placement
@@ -34,7 +35,7 @@ class Found:
 def pod_arguments(command: CommandT) -> CommandT:
     """Add the arguments that ``find`` reads."""
     options = (
-        click.argument("names", metavar="[POD | KIND/NAME]...", nargs=-1),
+        click.argument("names", metavar="[POD | KIND/NAME]...", nargs=-1, shell_complete=completing.pod_names),
         click.option("-l", "--selector", metavar="SELECTOR", help="Pods with these labels: app=x,tier!=y."),
         click.option("-c", "--container", metavar="NAME", help="Only this container of each pod."),
     )

@@ -12,6 +12,7 @@ from mrelease import AsyncClient, MreleaseError, NodeRef, Pod, ProcessInfo, Targ
 from mrelease.cli import answers, formats, output, params
 from mrelease.cli.bars import can_draw
 from mrelease.cli.exit_codes import ExitCode
+from mrelease.cli.kube import completing
 from mrelease.cli.kube.fanout import why
 from mrelease.cli.kube.settings import KubeSettings, common_options, pass_settings
 from mrelease.cli.reclaimed import Goal, Reclaimed
@@ -28,7 +29,7 @@ _MOST: Final = 1000
 
 
 @click.command()
-@click.argument("node", metavar="NODE")
+@click.argument("node", metavar="NODE", shell_complete=completing.node_names)
 @click.argument("size", metavar="SIZE", type=params.size, required=False)
 @click.option("-l", "--selector", metavar="SELECTOR", help="Who may die: pods with these labels, of the namespace or of all (-A).")
 @click.option("--available", type=params.size, metavar="SIZE", help="Stop when so much memory of the node is available, instead of SIZE.")
