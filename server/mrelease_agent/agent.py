@@ -22,6 +22,7 @@ from mrelease_agent.audited import Audited, audited
 from mrelease_agent.audited import feature as audit_feature
 from mrelease_agent.boosting.booster import Booster
 from mrelease_agent.config import Config
+from mrelease_agent.config.values import parse_list
 from mrelease_agent.config.watched import Watched, polling
 from mrelease_agent.guard import settings as guard_settings
 from mrelease_agent.guard.gate import Gate
@@ -55,6 +56,7 @@ from mrelease_agent.telemetry.metrics import Metrics, PrometheusMetrics
 if TYPE_CHECKING:
     from mrelease_agent.guard.policy.load import WatchedPolicy
     from mrelease_agent.rpc.tls import TlsPort
+    from mrelease_agent.targets.plugin_kinds import Kinds
 
 _log = logging.getLogger("mrelease")
 _SERVICES = ("", "mrelease.v1.ReleaseService", "mrelease.v1.NodeService")
@@ -141,7 +143,8 @@ async def serve(
     if tls is not None:
         watched.append(tls.watched)
     gate = _gate(config, metrics, watched)
-    execution = Execution(capabilities, tools, aids, metrics, gate)
+    kinds = await _kinds(config)
+    execution = Execution(capabilities, tools, aids, metrics, gate, kinds)
     requests = Requests(config.result_ttl, config.max_results)
     async with audited(config, gate, metrics) as audit:
         with contextlib.closing(booster), prepare(config.listen, group=config.socket_group, relayed=_tells_peers_apart(config)) as endpoint:
@@ -150,7 +153,7 @@ async def serve(
                 event(_log, logging.WARNING, "recovered", what=str(recovered))
             server, limits = _server(config, endpoint, metrics, gate, tls)
             release = ReleaseService(identity, settings, capabilities, execution, operations, requests)
-            nodes = NodeService(identity, capabilities, watchers, SharerSearch(side), gate)
+            nodes = NodeService(identity, capabilities, watchers, SharerSearch(side), gate, kinds)
             health = _add_services(server, config, release, nodes)
             await _start(server, endpoint, tls, limits)
             await audit.serve(health, _SERVICES)
@@ -263,6 +266,18 @@ def _gate(config: Config, metrics: Metrics, watched: list[Watched[Any]]) -> Gate
         watched.append(policy.watched)
         gate.policy = policy
     return gate
+
+
+async def _kinds(config: Config) -> Kinds | None:
+    """Plugins of targets, and nothing of them where none is configured."""
+    if not config.target_plugins:
+        return None
+    from mrelease_agent.config.target_plugins import options
+    from mrelease_agent.targets.plugin_kinds import Kinds
+
+    kinds = Kinds()
+    await kinds.load(parse_list(config.target_plugins), options(config))
+    return kinds
 
 
 def _policy(config: Config, metrics: Metrics) -> WatchedPolicy:

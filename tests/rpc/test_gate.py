@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -22,7 +22,7 @@ from mrelease_agent.guard.caller import Caller
 from mrelease_agent.guard.gate import Ask, Gate, Grant
 from mrelease_agent.guard.refusals import AuditUnavailable, OverLimit
 from mrelease_agent.guard.subject import Subject
-from mrelease_agent.linux import cgroup_tree
+from mrelease_agent.linux import cgroup_tree, procfs
 from mrelease_agent.linux.capabilities import Feature, probe
 from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.reaping.aid import Aids
@@ -32,6 +32,8 @@ from mrelease_agent.reaping.report import Done, Plan
 from mrelease_agent.reaping.tools import Tools
 from mrelease_agent.rpc.errors import RpcError
 from mrelease_agent.rpc.execution import Execution, Order
+from mrelease_agent.targets.plugin_kinds import Kinds
+from mrelease_agent.targets.plugins import Found, FoundProcess, TargetPlugin
 from mrelease_agent.telemetry.metrics import Metrics
 from support import lab
 
@@ -135,14 +137,17 @@ def sleepers(count: int) -> Generator[list[subprocess.Popen[bytes]]]:
         yield made
 
 
-async def carry_out(guard: Guard, order: Order) -> Done:
+async def carry_out(guard: Guard, order: Order, plugin: TargetPlugin | None = None) -> Done:
     side, reapers = Reapers(1, 1), Reapers(1, 1)
     booster = Booster(None)
     aids = Aids(booster, side, Metrics().step)
     tools = Tools(reapers, side, can_release=CAPABILITIES.has(Feature.PROCESS_MRELEASE))
     gate = Gate(policy=guard, breaker=Counter(guard), audit=guard)
     try:
-        return await Execution(CAPABILITIES, tools, aids, Metrics(), gate).run(order)
+        kinds = Kinds()
+        if plugin is not None:
+            await kinds.add("demo", lambda: (plugin, "demo"))
+        return await Execution(CAPABILITIES, tools, aids, Metrics(), gate, kinds).run(order)
     finally:
         await aids.close()
         booster.close()
@@ -321,3 +326,104 @@ def test_a_limit_of_the_agent_before_the_gate_signals_nothing(signals: list[tupl
         assert refused.value.details.reason == "AGENT_LIMIT"
         assert not signals
         assert victim.poll() is None
+
+
+class Naming:
+    """A plugin that names processes; after so many questions it also names ``later``."""
+
+    def __init__(self, *first: FoundProcess, later: Sequence[FoundProcess] = (), after: int = 1) -> None:
+        self._first, self._later, self._after = first, later, after
+        self.asked = 0
+
+    def find(self, attributes: Mapping[str, str], /) -> Found:  # noqa: ARG002
+        self.asked += 1
+        return Found(processes=(*self._first, *(self._later if self.asked > self._after else ())))
+
+
+def named(pid: int, late: int = 0) -> FoundProcess:
+    return FoundProcess(pid, procfs.start_time(pid) + late)
+
+
+CUSTOM = target_pb2.Target(custom=target_pb2.CustomTarget(kind="demo", attributes={"job": "1"}))
+custom_events = st.fixed_dictionaries(
+    {
+        "granted": st.booleans(),
+        "covers": st.booleans(),
+        "allowed": st.sampled_from([0, 1, 100]),
+        "records": st.booleans(),
+        "unrestricted": st.booleans(),
+        "kill": st.booleans(),
+        "dry": st.booleans(),
+        "wrong": st.booleans(),
+        "dead": st.sampled_from(["no", "zombie", "gone"]),
+        "again": st.booleans(),
+    }
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(custom_events)
+def test_no_signal_to_what_a_plugin_names_without_grant_count_and_record(signals: list[tuple[int, int]], said: dict[str, object]) -> None:
+    signals.clear()
+    with sleepers(2) as (victim, later):
+        plugin = Naming(named(victim.pid, int(bool(said["wrong"]))), later=[named(later.pid)] if said["again"] else [])
+        if said["dead"] != "no":
+            victim.kill()
+            os.waitid(os.P_PID, victim.pid, os.WEXITED | (os.WNOWAIT if said["dead"] == "zombie" else 0))
+        guard = Guard(
+            granted=bool(said["granted"]),
+            covered=frozenset([victim.pid]) if said["covers"] else frozenset(),
+            allowed=int(str(said["allowed"])),
+            records=(bool(said["records"]),),
+            unrestricted=bool(said["unrestricted"]),
+        )
+        order = order_for(CUSTOM, kill=bool(said["kill"]), dry=bool(said["dry"]))
+        with contextlib.suppress(RpcError):
+            asyncio.run(carry_out(guard, order, plugin))
+        for pid, _ in signals:
+            assert pid in (victim.pid, later.pid)
+            assert guard.granted
+            assert order.plan.kill
+            assert not order.validate_only
+            assert guard.unrestricted or ("covered", pid) in guard.events
+            assert ("counted", pid) in guard.events
+            assert ("recorded", pid) in guard.events
+        assert not (said["wrong"] and signals), "another process has the pid"
+        if said["dead"] == "no" and victim.pid not in {pid for pid, _ in signals}:
+            assert victim.poll() is None
+        if later.pid not in {pid for pid, _ in signals}:
+            assert later.poll() is None
+
+
+def test_a_plugin_is_asked_again_until_it_names_nobody_new(signals: list[tuple[int, int]]) -> None:
+    with sleepers(3) as (first, second, other):
+        plugin = Naming(named(first.pid), later=[named(second.pid), named(other.pid, 1)])
+        guard = Guard()
+        done = asyncio.run(carry_out(guard, order_for(CUSTOM), plugin))
+        assert {report.process.pid for report in done.reports} == {first.pid, second.pid}
+        assert plugin.asked >= 3, "nobody is left when it has named nobody new"
+        for pid in (first.pid, second.pid):
+            assert ("recorded", pid) in guard.events
+            assert (pid, signal.SIGKILL) in signals
+        assert other.poll() is None
+
+
+def test_a_plugin_that_fails_when_it_is_asked_again_spoils_nothing(signals: list[tuple[int, int]]) -> None:
+    class Failing(Naming):
+        def find(self, attributes: Mapping[str, str], /) -> Found:
+            if self.asked:
+                raise ValueError
+            return super().find(attributes)
+
+    with sleepers(1) as (victim,):
+        done = asyncio.run(carry_out(Guard(), order_for(CUSTOM), Failing(named(victim.pid))))
+        assert [report.process.pid for report in done.reports] == [victim.pid]
+        assert (victim.pid, signal.SIGKILL) in signals
+
+
+def test_one_that_may_not_be_killed_saves_all_that_a_plugin_names(signals: list[tuple[int, int]]) -> None:
+    with sleepers(2) as (mine, foreign):
+        with pytest.raises(RpcError) as refused:
+            asyncio.run(carry_out(Guard(covered=frozenset([mine.pid])), order_for(CUSTOM), Naming(named(mine.pid), named(foreign.pid))))
+        assert refused.value.details.reason == "CALLER_NOT_PERMITTED"
+        assert not signals

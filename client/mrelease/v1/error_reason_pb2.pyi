@@ -55,10 +55,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 14
     """UNIMPLEMENTED. The agent has no such method; metadata `method`."""
     ERROR_REASON_TARGET_NOT_FOUND: _ErrorReason.ValueType  # 15
-    """NOT_FOUND. No such container, pod or cgroup is on this node, or no process is in it; metadata `field`, `value`."""
+    """NOT_FOUND. No such container, pod, cgroup or custom target is on this node, or no process is in it; metadata `field`, `value`."""
     ERROR_REASON_TARGET_AMBIGUOUS: _ErrorReason.ValueType  # 16
-    """FAILED_PRECONDITION. The target names more than one container or cgroup, or a pid that two processes of a container have; metadata
-    `field`, `value`, `candidates`.
+    """FAILED_PRECONDITION. The target names more than one container, cgroup or custom target, or a pid that two processes of a container have;
+    metadata `field`, `value`, `candidates`.
     """
     ERROR_REASON_OPERATION_NOT_FOUND: _ErrorReason.ValueType  # 17
     """NOT_FOUND. No operation with this request_id runs, and no result of one is kept; metadata `request_id`."""
@@ -76,6 +76,8 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """UNAVAILABLE with google.rpc.RetryInfo. The audit log cannot be written, so nothing is killed; nothing was signalled."""
     ERROR_REASON_CERTIFICATE_REJECTED: _ErrorReason.ValueType  # 22
     """UNAUTHENTICATED. The caller's certificate was revoked, or has expired since it connected; nothing was signalled."""
+    ERROR_REASON_TARGET_KIND_UNAVAILABLE: _ErrorReason.ValueType  # 23
+    """FAILED_PRECONDITION. The agent has no plugin for this kind of CustomTarget, or the plugin failed; nothing was signalled; metadata `kind`."""
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """`reason` of the one google.rpc.ErrorInfo that every failed call carries in grpc-status-details-bin, without the prefix; `domain` is
@@ -115,10 +117,10 @@ ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 13
 ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 14
 """UNIMPLEMENTED. The agent has no such method; metadata `method`."""
 ERROR_REASON_TARGET_NOT_FOUND: ErrorReason.ValueType  # 15
-"""NOT_FOUND. No such container, pod or cgroup is on this node, or no process is in it; metadata `field`, `value`."""
+"""NOT_FOUND. No such container, pod, cgroup or custom target is on this node, or no process is in it; metadata `field`, `value`."""
 ERROR_REASON_TARGET_AMBIGUOUS: ErrorReason.ValueType  # 16
-"""FAILED_PRECONDITION. The target names more than one container or cgroup, or a pid that two processes of a container have; metadata
-`field`, `value`, `candidates`.
+"""FAILED_PRECONDITION. The target names more than one container, cgroup or custom target, or a pid that two processes of a container have;
+metadata `field`, `value`, `candidates`.
 """
 ERROR_REASON_OPERATION_NOT_FOUND: ErrorReason.ValueType  # 17
 """NOT_FOUND. No operation with this request_id runs, and no result of one is kept; metadata `request_id`."""
@@ -136,4 +138,6 @@ ERROR_REASON_AUDIT_UNAVAILABLE: ErrorReason.ValueType  # 21
 """UNAVAILABLE with google.rpc.RetryInfo. The audit log cannot be written, so nothing is killed; nothing was signalled."""
 ERROR_REASON_CERTIFICATE_REJECTED: ErrorReason.ValueType  # 22
 """UNAUTHENTICATED. The caller's certificate was revoked, or has expired since it connected; nothing was signalled."""
+ERROR_REASON_TARGET_KIND_UNAVAILABLE: ErrorReason.ValueType  # 23
+"""FAILED_PRECONDITION. The agent has no plugin for this kind of CustomTarget, or the plugin failed; nothing was signalled; metadata `kind`."""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

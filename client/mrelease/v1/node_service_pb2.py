@@ -29,39 +29,41 @@ from mrelease.v1 import result_pb2 as mrelease_dot_v1_dot_result__pb2
 from mrelease.v1 import target_pb2 as mrelease_dot_v1_dot_target__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emrelease/v1/node_service.proto\x12\x0bmrelease.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18mrelease/v1/memory.proto\x1a\x18mrelease/v1/result.proto\x1a\x18mrelease/v1/target.proto\"\x10\n\x0eGetNodeRequest\"2\n\x0fGetNodeResponse\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.mrelease.v1.Node\"\x94\x02\n\x04Node\x12+\n\x08identity\x18\x01 \x01(\x0b\x32\x19.mrelease.v1.NodeIdentity\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x0f\n\x07machine\x18\x03 \x01(\t\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x34\n\x10\x61gent_start_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tagent_uid\x18\x06 \x01(\x03\x12-\n\x0c\x63\x61pabilities\x18\x07 \x03(\x0b\x32\x17.mrelease.v1.Capability\x12\'\n\x06memory\x18\x08 \x01(\x0b\x32\x17.mrelease.v1.NodeMemory\"f\n\nCapability\x12%\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0e\x32\x14.mrelease.v1.Feature\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\"|\n\x14ListProcessesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x03uid\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12#\n\x06within\x18\x04 \x01(\x0b\x32\x13.mrelease.v1.TargetB\x06\n\x04_uid\"\x86\x01\n\x15ListProcessesResponse\x12+\n\tprocesses\x18\x01 \x03(\x0b\x32\x18.mrelease.v1.ProcessInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\'\n\x04node\x18\x03 \x01(\x0b\x32\x19.mrelease.v1.NodeIdentity\"\xf1\x02\n\x0bProcessInfo\x12+\n\x07process\x18\x01 \x01(\x0b\x32\x1a.mrelease.v1.ProcessTarget\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\x05\x12*\n\x06memory\x18\x06 \x01(\x0b\x32\x1a.mrelease.v1.ProcessMemory\x12\x19\n\x11reclaimable_bytes\x18\x07 \x01(\x03\x12\x0e\n\x06\x63group\x18\x08 \x01(\t\x12\x12\n\nprotection\x18\t \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\n \x01(\t\x12\x0f\n\x07pod_uid\x18\x0b \x01(\t\x12\"\n\x03qos\x18\x0c \x01(\x0e\x32\x15.mrelease.v1.QosClass\x12+\n\nunreleased\x18\r \x03(\x0b\x32\x17.mrelease.v1.Unreleased\x12\x14\n\x0csharing_pids\x18\x0e \x03(\x03\"\x95\x01\n\x12WatchMemoryRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06within\x18\x02 \x01(\x0b\x32\x13.mrelease.v1.Target\x12-\n\x07trigger\x18\x03 \x01(\x0b\x32\x1c.mrelease.v1.PressureTrigger\"\x8f\x01\n\x0fPressureTrigger\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.mrelease.v1.PressureKind\x12(\n\x05stall\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x86\x02\n\x13WatchMemoryResponse\x12/\n\x0bsample_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06memory\x18\x02 \x01(\x0b\x32\x17.mrelease.v1.NodeMemory\x12-\n\x08pressure\x18\x03 \x01(\x0b\x32\x1b.mrelease.v1.MemoryPressure\x12*\n\x06\x63group\x18\x04 \x01(\x0b\x32\x1a.mrelease.v1.WatchedCgroup\x12\x11\n\ttriggered\x18\x05 \x01(\x08\x12\'\n\x04node\x18\x06 \x01(\x0b\x32\x19.mrelease.v1.NodeIdentity\"\x8b\x01\n\rWatchedCgroup\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x13\n\x0busage_bytes\x18\x02 \x01(\x03\x12\x18\n\x0blimit_bytes\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12-\n\x08pressure\x18\x04 \x01(\x0b\x32\x1b.mrelease.v1.MemoryPressureB\x0e\n\x0c_limit_bytes*\xc6\x02\n\x07\x46\x65\x61ture\x12\x17\n\x13\x46\x45\x41TURE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x45\x41TURE_PROCESS_MRELEASE\x10\x01\x12\x17\n\x13\x46\x45\x41TURE_PIDFD_INODE\x10\x02\x12\x19\n\x15\x46\x45\x41TURE_KILL_ANY_USER\x10\x03\x12\x19\n\x15\x46\x45\x41TURE_MEMORY_CGROUP\x10\x04\x12\x16\n\x12\x46\x45\x41TURE_COMPARE_MM\x10\x05\x12\x1b\n\x17\x46\x45\x41TURE_RAISED_PRIORITY\x10\x06\x12\x1a\n\x16\x46\x45\x41TURE_BOOST_PRIORITY\x10\x07\x12\x1c\n\x18\x46\x45\x41TURE_BOOST_EVACUATION\x10\x08\x12\x16\n\x12\x46\x45\x41TURE_BOOST_LIFT\x10\t\x12\x1b\n\x17\x46\x45\x41TURE_MEMORY_PRESSURE\x10\n\x12\x11\n\rFEATURE_AUDIT\x10\x0b*s\n\x08QosClass\x12\x19\n\x15QOS_CLASS_UNSPECIFIED\x10\x00\x12\x18\n\x14QOS_CLASS_GUARANTEED\x10\x01\x12\x17\n\x13QOS_CLASS_BURSTABLE\x10\x02\x12\x19\n\x15QOS_CLASS_BEST_EFFORT\x10\x03\x32\xff\x01\n\x0bNodeService\x12\x44\n\x07GetNode\x12\x1b.mrelease.v1.GetNodeRequest\x1a\x1c.mrelease.v1.GetNodeResponse\x12V\n\rListProcesses\x12!.mrelease.v1.ListProcessesRequest\x1a\".mrelease.v1.ListProcessesResponse\x12R\n\x0bWatchMemory\x12\x1f.mrelease.v1.WatchMemoryRequest\x1a .mrelease.v1.WatchMemoryResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emrelease/v1/node_service.proto\x12\x0bmrelease.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18mrelease/v1/memory.proto\x1a\x18mrelease/v1/result.proto\x1a\x18mrelease/v1/target.proto\"\x10\n\x0eGetNodeRequest\"2\n\x0fGetNodeResponse\x12\x1f\n\x04node\x18\x01 \x01(\x0b\x32\x11.mrelease.v1.Node\"\xc3\x02\n\x04Node\x12+\n\x08identity\x18\x01 \x01(\x0b\x32\x19.mrelease.v1.NodeIdentity\x12\x16\n\x0ekernel_release\x18\x02 \x01(\t\x12\x0f\n\x07machine\x18\x03 \x01(\t\x12\x15\n\ragent_version\x18\x04 \x01(\t\x12\x34\n\x10\x61gent_start_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tagent_uid\x18\x06 \x01(\x03\x12-\n\x0c\x63\x61pabilities\x18\x07 \x03(\x0b\x32\x17.mrelease.v1.Capability\x12\'\n\x06memory\x18\x08 \x01(\x0b\x32\x17.mrelease.v1.NodeMemory\x12-\n\x0ctarget_kinds\x18\t \x03(\x0b\x32\x17.mrelease.v1.TargetKind\"M\n\nTargetKind\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\"f\n\nCapability\x12%\n\x07\x66\x65\x61ture\x18\x01 \x01(\x0e\x32\x14.mrelease.v1.Feature\x12\x11\n\tavailable\x18\x02 \x01(\x08\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06remedy\x18\x04 \x01(\t\"|\n\x14ListProcessesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x10\n\x03uid\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12#\n\x06within\x18\x04 \x01(\x0b\x32\x13.mrelease.v1.TargetB\x06\n\x04_uid\"\x86\x01\n\x15ListProcessesResponse\x12+\n\tprocesses\x18\x01 \x03(\x0b\x32\x18.mrelease.v1.ProcessInfo\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\'\n\x04node\x18\x03 \x01(\x0b\x32\x19.mrelease.v1.NodeIdentity\"\xf1\x02\n\x0bProcessInfo\x12+\n\x07process\x18\x01 \x01(\x0b\x32\x1a.mrelease.v1.ProcessTarget\x12\x0f\n\x07\x63ommand\x18\x02 \x01(\t\x12\x0b\n\x03uid\x18\x03 \x01(\x03\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0f\n\x07threads\x18\x05 \x01(\x05\x12*\n\x06memory\x18\x06 \x01(\x0b\x32\x1a.mrelease.v1.ProcessMemory\x12\x19\n\x11reclaimable_bytes\x18\x07 \x01(\x03\x12\x0e\n\x06\x63group\x18\x08 \x01(\t\x12\x12\n\nprotection\x18\t \x01(\t\x12\x14\n\x0c\x63ontainer_id\x18\n \x01(\t\x12\x0f\n\x07pod_uid\x18\x0b \x01(\t\x12\"\n\x03qos\x18\x0c \x01(\x0e\x32\x15.mrelease.v1.QosClass\x12+\n\nunreleased\x18\r \x03(\x0b\x32\x17.mrelease.v1.Unreleased\x12\x14\n\x0csharing_pids\x18\x0e \x03(\x03\"\x95\x01\n\x12WatchMemoryRequest\x12+\n\x08interval\x18\x01 \x01(\x0b\x32\x19.google.protobuf.Duration\x12#\n\x06within\x18\x02 \x01(\x0b\x32\x13.mrelease.v1.Target\x12-\n\x07trigger\x18\x03 \x01(\x0b\x32\x1c.mrelease.v1.PressureTrigger\"\x8f\x01\n\x0fPressureTrigger\x12\'\n\x04kind\x18\x01 \x01(\x0e\x32\x19.mrelease.v1.PressureKind\x12(\n\x05stall\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12)\n\x06window\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"\x86\x02\n\x13WatchMemoryResponse\x12/\n\x0bsample_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x06memory\x18\x02 \x01(\x0b\x32\x17.mrelease.v1.NodeMemory\x12-\n\x08pressure\x18\x03 \x01(\x0b\x32\x1b.mrelease.v1.MemoryPressure\x12*\n\x06\x63group\x18\x04 \x01(\x0b\x32\x1a.mrelease.v1.WatchedCgroup\x12\x11\n\ttriggered\x18\x05 \x01(\x08\x12\'\n\x04node\x18\x06 \x01(\x0b\x32\x19.mrelease.v1.NodeIdentity\"\x8b\x01\n\rWatchedCgroup\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x13\n\x0busage_bytes\x18\x02 \x01(\x03\x12\x18\n\x0blimit_bytes\x18\x03 \x01(\x03H\x00\x88\x01\x01\x12-\n\x08pressure\x18\x04 \x01(\x0b\x32\x1b.mrelease.v1.MemoryPressureB\x0e\n\x0c_limit_bytes*\xc6\x02\n\x07\x46\x65\x61ture\x12\x17\n\x13\x46\x45\x41TURE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x45\x41TURE_PROCESS_MRELEASE\x10\x01\x12\x17\n\x13\x46\x45\x41TURE_PIDFD_INODE\x10\x02\x12\x19\n\x15\x46\x45\x41TURE_KILL_ANY_USER\x10\x03\x12\x19\n\x15\x46\x45\x41TURE_MEMORY_CGROUP\x10\x04\x12\x16\n\x12\x46\x45\x41TURE_COMPARE_MM\x10\x05\x12\x1b\n\x17\x46\x45\x41TURE_RAISED_PRIORITY\x10\x06\x12\x1a\n\x16\x46\x45\x41TURE_BOOST_PRIORITY\x10\x07\x12\x1c\n\x18\x46\x45\x41TURE_BOOST_EVACUATION\x10\x08\x12\x16\n\x12\x46\x45\x41TURE_BOOST_LIFT\x10\t\x12\x1b\n\x17\x46\x45\x41TURE_MEMORY_PRESSURE\x10\n\x12\x11\n\rFEATURE_AUDIT\x10\x0b*s\n\x08QosClass\x12\x19\n\x15QOS_CLASS_UNSPECIFIED\x10\x00\x12\x18\n\x14QOS_CLASS_GUARANTEED\x10\x01\x12\x17\n\x13QOS_CLASS_BURSTABLE\x10\x02\x12\x19\n\x15QOS_CLASS_BEST_EFFORT\x10\x03\x32\xff\x01\n\x0bNodeService\x12\x44\n\x07GetNode\x12\x1b.mrelease.v1.GetNodeRequest\x1a\x1c.mrelease.v1.GetNodeResponse\x12V\n\rListProcesses\x12!.mrelease.v1.ListProcessesRequest\x1a\".mrelease.v1.ListProcessesResponse\x12R\n\x0bWatchMemory\x12\x1f.mrelease.v1.WatchMemoryRequest\x1a .mrelease.v1.WatchMemoryResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrelease.v1.node_service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FEATURE']._serialized_start=1984
-  _globals['_FEATURE']._serialized_end=2310
-  _globals['_QOSCLASS']._serialized_start=2312
-  _globals['_QOSCLASS']._serialized_end=2427
+  _globals['_FEATURE']._serialized_start=2110
+  _globals['_FEATURE']._serialized_end=2436
+  _globals['_QOSCLASS']._serialized_start=2438
+  _globals['_QOSCLASS']._serialized_end=2553
   _globals['_GETNODEREQUEST']._serialized_start=190
   _globals['_GETNODEREQUEST']._serialized_end=206
   _globals['_GETNODERESPONSE']._serialized_start=208
   _globals['_GETNODERESPONSE']._serialized_end=258
   _globals['_NODE']._serialized_start=261
-  _globals['_NODE']._serialized_end=537
-  _globals['_CAPABILITY']._serialized_start=539
-  _globals['_CAPABILITY']._serialized_end=641
-  _globals['_LISTPROCESSESREQUEST']._serialized_start=643
-  _globals['_LISTPROCESSESREQUEST']._serialized_end=767
-  _globals['_LISTPROCESSESRESPONSE']._serialized_start=770
-  _globals['_LISTPROCESSESRESPONSE']._serialized_end=904
-  _globals['_PROCESSINFO']._serialized_start=907
-  _globals['_PROCESSINFO']._serialized_end=1276
-  _globals['_WATCHMEMORYREQUEST']._serialized_start=1279
-  _globals['_WATCHMEMORYREQUEST']._serialized_end=1428
-  _globals['_PRESSURETRIGGER']._serialized_start=1431
-  _globals['_PRESSURETRIGGER']._serialized_end=1574
-  _globals['_WATCHMEMORYRESPONSE']._serialized_start=1577
-  _globals['_WATCHMEMORYRESPONSE']._serialized_end=1839
-  _globals['_WATCHEDCGROUP']._serialized_start=1842
-  _globals['_WATCHEDCGROUP']._serialized_end=1981
-  _globals['_NODESERVICE']._serialized_start=2430
-  _globals['_NODESERVICE']._serialized_end=2685
+  _globals['_NODE']._serialized_end=584
+  _globals['_TARGETKIND']._serialized_start=586
+  _globals['_TARGETKIND']._serialized_end=663
+  _globals['_CAPABILITY']._serialized_start=665
+  _globals['_CAPABILITY']._serialized_end=767
+  _globals['_LISTPROCESSESREQUEST']._serialized_start=769
+  _globals['_LISTPROCESSESREQUEST']._serialized_end=893
+  _globals['_LISTPROCESSESRESPONSE']._serialized_start=896
+  _globals['_LISTPROCESSESRESPONSE']._serialized_end=1030
+  _globals['_PROCESSINFO']._serialized_start=1033
+  _globals['_PROCESSINFO']._serialized_end=1402
+  _globals['_WATCHMEMORYREQUEST']._serialized_start=1405
+  _globals['_WATCHMEMORYREQUEST']._serialized_end=1554
+  _globals['_PRESSURETRIGGER']._serialized_start=1557
+  _globals['_PRESSURETRIGGER']._serialized_end=1700
+  _globals['_WATCHMEMORYRESPONSE']._serialized_start=1703
+  _globals['_WATCHMEMORYRESPONSE']._serialized_end=1965
+  _globals['_WATCHEDCGROUP']._serialized_start=1968
+  _globals['_WATCHEDCGROUP']._serialized_end=2107
+  _globals['_NODESERVICE']._serialized_start=2556
+  _globals['_NODESERVICE']._serialized_end=2811
 # @@protoc_insertion_point(module_scope)

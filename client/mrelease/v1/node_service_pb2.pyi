@@ -167,6 +167,7 @@ class Node(_message.Message):
     AGENT_UID_FIELD_NUMBER: _builtins.int
     CAPABILITIES_FIELD_NUMBER: _builtins.int
     MEMORY_FIELD_NUMBER: _builtins.int
+    TARGET_KINDS_FIELD_NUMBER: _builtins.int
     kernel_release: _builtins.str
     """Kernel release, uname(2)."""
     machine: _builtins.str
@@ -191,6 +192,10 @@ class Node(_message.Message):
     def memory(self) -> _memory_pb2.NodeMemory:
         """Memory now."""
 
+    @_builtins.property
+    def target_kinds(self) -> _containers.RepeatedCompositeFieldContainer[Global___TargetKind]:
+        """Kinds of CustomTarget that the agent is configured to have, with those that do not work here."""
+
     def __init__(
         self,
         *,
@@ -202,14 +207,49 @@ class Node(_message.Message):
         agent_uid: _builtins.int = ...,
         capabilities: _abc.Iterable[Global___Capability] | None = ...,
         memory: _memory_pb2.NodeMemory | None = ...,
+        target_kinds: _abc.Iterable[Global___TargetKind] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["agent_start_time", b"agent_start_time", "identity", b"identity", "memory", b"memory"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_start_time", b"agent_start_time", "agent_uid", b"agent_uid", "agent_version", b"agent_version", "capabilities", b"capabilities", "identity", b"identity", "kernel_release", b"kernel_release", "machine", b"machine", "memory", b"memory"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_start_time", b"agent_start_time", "agent_uid", b"agent_uid", "agent_version", b"agent_version", "capabilities", b"capabilities", "identity", b"identity", "kernel_release", b"kernel_release", "machine", b"machine", "memory", b"memory", "target_kinds", b"target_kinds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Node: _TypeAlias = Node  # noqa: Y015
+
+@_typing.final
+class TargetKind(_message.Message):
+    """One kind of CustomTarget."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    AVAILABLE_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    REMEDY_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """The kind, CustomTarget.kind."""
+    available: _builtins.bool
+    """Whether the agent has it."""
+    reason: _builtins.str
+    """Why not, or what it is."""
+    remedy: _builtins.str
+    """What to change so that it has it. Empty where it does."""
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        available: _builtins.bool = ...,
+        reason: _builtins.str = ...,
+        remedy: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available", b"available", "kind", b"kind", "reason", b"reason", "remedy", b"remedy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TargetKind: _TypeAlias = TargetKind  # noqa: Y015
 
 @_typing.final
 class Capability(_message.Message):
@@ -263,7 +303,7 @@ class ListProcessesRequest(_message.Message):
     """Only processes of this effective user id. Absent: of every user."""
     @_builtins.property
     def within(self) -> _target_pb2.Target:
-        """Only processes of this container, pod or cgroup; a process is INVALID_ARGUMENT. Absent: of the whole node."""
+        """Only processes of this container, pod, cgroup or custom target; a process is INVALID_ARGUMENT. Absent: of the whole node."""
 
     def __init__(
         self,
@@ -414,7 +454,7 @@ class WatchMemoryRequest(_message.Message):
 
     @_builtins.property
     def within(self) -> _target_pb2.Target:
-        """A container or cgroup to watch as well. A process or pod is INVALID_ARGUMENT. Absent: the node alone."""
+        """A container or cgroup to watch as well. A process, pod or custom target is INVALID_ARGUMENT. Absent: the node alone."""
 
     @_builtins.property
     def trigger(self) -> Global___PressureTrigger:

@@ -41,8 +41,8 @@ class NodeServiceStub:
     ListProcesses: _grpc.UnaryUnaryMultiCallable[_node_service_pb2.ListProcessesRequest, _node_service_pb2.ListProcessesResponse]
     """Lists user processes, the one whose death gives most memory back first. Kernel threads and processes without memory are left out.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
-    PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE,
+    TARGET_KIND_UNAVAILABLE), PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
     """
     WatchMemory: _grpc.UnaryStreamMultiCallable[_node_service_pb2.WatchMemoryRequest, _node_service_pb2.WatchMemoryResponse]
     """Streams memory and memory pressure of the node, and of a cgroup where one is named: now, then at an interval, and at once when a PSI
@@ -66,8 +66,8 @@ class NodeServiceAsyncStub(NodeServiceStub):
     ListProcesses: _aio.UnaryUnaryMultiCallable[_node_service_pb2.ListProcessesRequest, _node_service_pb2.ListProcessesResponse]  # type: ignore[assignment]
     """Lists user processes, the one whose death gives most memory back first. Kernel threads and processes without memory are left out.
 
-    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
-    PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
+    Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE,
+    TARGET_KIND_UNAVAILABLE), PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
     """
     WatchMemory: _aio.UnaryStreamMultiCallable[_node_service_pb2.WatchMemoryRequest, _node_service_pb2.WatchMemoryResponse]  # type: ignore[assignment]
     """Streams memory and memory pressure of the node, and of a cgroup where one is named: now, then at an interval, and at once when a PSI
@@ -100,8 +100,8 @@ class NodeServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_node_service_pb2.ListProcessesResponse, _abc.Awaitable[_node_service_pb2.ListProcessesResponse]]:
         """Lists user processes, the one whose death gives most memory back first. Kernel threads and processes without memory are left out.
 
-        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE),
-        PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
+        Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (TARGET_NOT_FOUND), FAILED_PRECONDITION (TARGET_AMBIGUOUS, FEATURE_UNAVAILABLE,
+        TARGET_KIND_UNAVAILABLE), PERMISSION_DENIED (PROTECTED), RESOURCE_EXHAUSTED (AGENT_LIMIT).
         """
 
     @_abc_1.abstractmethod

@@ -72,11 +72,11 @@ class ReleaseServiceServicer(object):
     def KillAndRelease(self, request, context):
         """Sends SIGKILL to the target and releases its memory.
 
-        Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
+        Of a container, pod, cgroup or custom target every process is killed, and again until none is left, so that forking does not outrun it.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
-        IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED),
-        RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+        IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS, TARGET_KIND_UNAVAILABLE), PERMISSION_DENIED (PROTECTED,
+        NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,8 +85,8 @@ class ReleaseServiceServicer(object):
     def Release(self, request, context):
         """Releases the memory of a target that someone else has already killed. Never signals.
 
-        Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
-        living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
+        Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod, cgroup or custom
+        target the living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,17 +41,17 @@ class ReleaseServiceStub:
     KillAndRelease: _grpc.UnaryUnaryMultiCallable[_release_service_pb2.KillAndReleaseRequest, _release_service_pb2.KillAndReleaseResponse]
     """Sends SIGKILL to the target and releases its memory.
 
-    Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
+    Of a container, pod, cgroup or custom target every process is killed, and again until none is left, so that forking does not outrun it.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
-    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED),
-    RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS, TARGET_KIND_UNAVAILABLE), PERMISSION_DENIED (PROTECTED,
+    NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
     """
     Release: _grpc.UnaryUnaryMultiCallable[_release_service_pb2.ReleaseRequest, _release_service_pb2.ReleaseResponse]
     """Releases the memory of a target that someone else has already killed. Never signals.
 
-    Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
-    living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
+    Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod, cgroup or custom
+    target the living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
     """
     WatchRelease: _grpc.UnaryStreamMultiCallable[_release_service_pb2.WatchReleaseRequest, _release_service_pb2.WatchReleaseResponse]
     """Follows an operation by its request_id: how much memory is still held, then its result. Attaches to a finished one as long as its
@@ -83,17 +83,17 @@ class ReleaseServiceAsyncStub(ReleaseServiceStub):
     KillAndRelease: _aio.UnaryUnaryMultiCallable[_release_service_pb2.KillAndReleaseRequest, _release_service_pb2.KillAndReleaseResponse]  # type: ignore[assignment]
     """Sends SIGKILL to the target and releases its memory.
 
-    Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
+    Of a container, pod, cgroup or custom target every process is killed, and again until none is left, so that forking does not outrun it.
 
     Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
-    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED),
-    RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+    IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS, TARGET_KIND_UNAVAILABLE), PERMISSION_DENIED (PROTECTED,
+    NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
     """
     Release: _aio.UnaryUnaryMultiCallable[_release_service_pb2.ReleaseRequest, _release_service_pb2.ReleaseResponse]  # type: ignore[assignment]
     """Releases the memory of a target that someone else has already killed. Never signals.
 
-    Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
-    living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
+    Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod, cgroup or custom
+    target the living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
     """
     WatchRelease: _aio.UnaryStreamMultiCallable[_release_service_pb2.WatchReleaseRequest, _release_service_pb2.WatchReleaseResponse]  # type: ignore[assignment]
     """Follows an operation by its request_id: how much memory is still held, then its result. Attaches to a finished one as long as its
@@ -128,11 +128,11 @@ class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_release_service_pb2.KillAndReleaseResponse, _abc.Awaitable[_release_service_pb2.KillAndReleaseResponse]]:
         """Sends SIGKILL to the target and releases its memory.
 
-        Of a container, pod or cgroup every process is killed, and again until none is left, so that forking does not outrun it.
+        Of a container, pod, cgroup or custom target every process is killed, and again until none is left, so that forking does not outrun it.
 
         Errors: INVALID_ARGUMENT (INVALID_FIELD), NOT_FOUND (PROCESS_NOT_FOUND, TARGET_NOT_FOUND), FAILED_PRECONDITION (NODE_MISMATCH,
-        IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS), PERMISSION_DENIED (PROTECTED, NOT_PERMITTED),
-        RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
+        IDENTITY_MISMATCH, KERNEL_THREAD, FEATURE_UNAVAILABLE, TARGET_AMBIGUOUS, TARGET_KIND_UNAVAILABLE), PERMISSION_DENIED (PROTECTED,
+        NOT_PERMITTED), RESOURCE_EXHAUSTED (REAPERS_EXHAUSTED, AGENT_LIMIT), UNAVAILABLE (SHUTTING_DOWN).
         """
 
     @_abc_1.abstractmethod
@@ -143,8 +143,8 @@ class ReleaseServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_release_service_pb2.ReleaseResponse, _abc.Awaitable[_release_service_pb2.ReleaseResponse]]:
         """Releases the memory of a target that someone else has already killed. Never signals.
 
-        Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod or cgroup the
-        living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
+        Errors: those of KillAndRelease, and FAILED_PRECONDITION (NOT_DYING) for a process that is alive. Of a container, pod, cgroup or custom
+        target the living are left alone with the outcome NOT_DYING, and only where all live does the request fail.
         """
 
     @_abc_1.abstractmethod

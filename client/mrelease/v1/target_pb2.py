@@ -24,23 +24,29 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mrelease/v1/target.proto\x12\x0bmrelease.v1\"\xc6\x01\n\x06Target\x12-\n\x07process\x18\x01 \x01(\x0b\x32\x1a.mrelease.v1.ProcessTargetH\x00\x12\x31\n\tcontainer\x18\x02 \x01(\x0b\x32\x1c.mrelease.v1.ContainerTargetH\x00\x12%\n\x03pod\x18\x03 \x01(\x0b\x32\x16.mrelease.v1.PodTargetH\x00\x12+\n\x06\x63group\x18\x04 \x01(\x0b\x32\x19.mrelease.v1.CgroupTargetH\x00\x42\x06\n\x04kind\"\x1d\n\x0f\x43ontainerTarget\x12\n\n\x02id\x18\x01 \x01(\t\",\n\tPodTarget\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x12\n\ncontainers\x18\x02 \x03(\t\"\x1c\n\x0c\x43groupTarget\x12\x0c\n\x04path\x18\x01 \x01(\t\"a\n\rProcessTarget\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x13\n\x0bpidfd_inode\x18\x02 \x01(\x03\x12\x18\n\x10start_time_ticks\x18\x03 \x01(\x03\x12\x14\n\x0c\x63ontainer_id\x18\x04 \x01(\t\"1\n\x10NodePrecondition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18mrelease/v1/target.proto\x12\x0bmrelease.v1\"\xf3\x01\n\x06Target\x12-\n\x07process\x18\x01 \x01(\x0b\x32\x1a.mrelease.v1.ProcessTargetH\x00\x12\x31\n\tcontainer\x18\x02 \x01(\x0b\x32\x1c.mrelease.v1.ContainerTargetH\x00\x12%\n\x03pod\x18\x03 \x01(\x0b\x32\x16.mrelease.v1.PodTargetH\x00\x12+\n\x06\x63group\x18\x04 \x01(\x0b\x32\x19.mrelease.v1.CgroupTargetH\x00\x12+\n\x06\x63ustom\x18\x05 \x01(\x0b\x32\x19.mrelease.v1.CustomTargetH\x00\x42\x06\n\x04kind\"\x1d\n\x0f\x43ontainerTarget\x12\n\n\x02id\x18\x01 \x01(\t\",\n\tPodTarget\x12\x0b\n\x03uid\x18\x01 \x01(\t\x12\x12\n\ncontainers\x18\x02 \x03(\t\"\x1c\n\x0c\x43groupTarget\x12\x0c\n\x04path\x18\x01 \x01(\t\"\x8e\x01\n\x0c\x43ustomTarget\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12=\n\nattributes\x18\x02 \x03(\x0b\x32).mrelease.v1.CustomTarget.AttributesEntry\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"a\n\rProcessTarget\x12\x0b\n\x03pid\x18\x01 \x01(\x03\x12\x13\n\x0bpidfd_inode\x18\x02 \x01(\x03\x12\x18\n\x10start_time_ticks\x18\x03 \x01(\x03\x12\x14\n\x0c\x63ontainer_id\x18\x04 \x01(\t\"1\n\x10NodePrecondition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07\x62oot_id\x18\x02 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mrelease.v1.target_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_CUSTOMTARGET_ATTRIBUTESENTRY']._loaded_options = None
+  _globals['_CUSTOMTARGET_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_TARGET']._serialized_start=42
-  _globals['_TARGET']._serialized_end=240
-  _globals['_CONTAINERTARGET']._serialized_start=242
-  _globals['_CONTAINERTARGET']._serialized_end=271
-  _globals['_PODTARGET']._serialized_start=273
-  _globals['_PODTARGET']._serialized_end=317
-  _globals['_CGROUPTARGET']._serialized_start=319
-  _globals['_CGROUPTARGET']._serialized_end=347
-  _globals['_PROCESSTARGET']._serialized_start=349
-  _globals['_PROCESSTARGET']._serialized_end=446
-  _globals['_NODEPRECONDITION']._serialized_start=448
-  _globals['_NODEPRECONDITION']._serialized_end=497
+  _globals['_TARGET']._serialized_end=285
+  _globals['_CONTAINERTARGET']._serialized_start=287
+  _globals['_CONTAINERTARGET']._serialized_end=316
+  _globals['_PODTARGET']._serialized_start=318
+  _globals['_PODTARGET']._serialized_end=362
+  _globals['_CGROUPTARGET']._serialized_start=364
+  _globals['_CGROUPTARGET']._serialized_end=392
+  _globals['_CUSTOMTARGET']._serialized_start=395
+  _globals['_CUSTOMTARGET']._serialized_end=537
+  _globals['_CUSTOMTARGET_ATTRIBUTESENTRY']._serialized_start=488
+  _globals['_CUSTOMTARGET_ATTRIBUTESENTRY']._serialized_end=537
+  _globals['_PROCESSTARGET']._serialized_start=539
+  _globals['_PROCESSTARGET']._serialized_end=636
+  _globals['_NODEPRECONDITION']._serialized_start=638
+  _globals['_NODEPRECONDITION']._serialized_end=687
 # @@protoc_insertion_point(module_scope)

@@ -28,6 +28,7 @@ class Target(_message.Message):
     CONTAINER_FIELD_NUMBER: _builtins.int
     POD_FIELD_NUMBER: _builtins.int
     CGROUP_FIELD_NUMBER: _builtins.int
+    CUSTOM_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def process(self) -> Global___ProcessTarget:
         """One process on the agent's node."""
@@ -44,6 +45,10 @@ class Target(_message.Message):
     def cgroup(self) -> Global___CgroupTarget:
         """Every process of a cgroup and of all below it."""
 
+    @_builtins.property
+    def custom(self) -> Global___CustomTarget:
+        """What a plugin of the agent finds by an orchestrator's own names, such as a job of Slurm."""
+
     def __init__(
         self,
         *,
@@ -51,12 +56,13 @@ class Target(_message.Message):
         container: Global___ContainerTarget | None = ...,
         pod: Global___PodTarget | None = ...,
         cgroup: Global___CgroupTarget | None = ...,
+        custom: Global___CustomTarget | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "container", b"container", "kind", b"kind", "pod", b"pod", "process", b"process"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "container", b"container", "custom", b"custom", "kind", b"kind", "pod", b"pod", "process", b"process"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "container", b"container", "kind", b"kind", "pod", b"pod", "process", b"process"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cgroup", b"cgroup", "container", b"container", "custom", b"custom", "kind", b"kind", "pod", b"pod", "process", b"process"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["process", "container", "pod", "cgroup"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["process", "container", "pod", "cgroup", "custom"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -133,6 +139,61 @@ class CgroupTarget(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CgroupTarget: _TypeAlias = CgroupTarget  # noqa: Y015
+
+@_typing.final
+class CustomTarget(_message.Message):
+    """Processes that a plugin of the agent finds; Node.target_kinds says of which kinds the agent has one. What it finds passes the same checks
+    as every other target: each process is judged by itself, and one that is protected refuses the whole.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class AttributesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ATTRIBUTES_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """The kind, such as "slurm": a lower-case letter, then up to 31 letters, digits and "-". One that the agent does not have is refused with
+    FAILED_PRECONDITION (TARGET_KIND_UNAVAILABLE).
+    """
+    @_builtins.property
+    def attributes(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What is meant, in the words of the kind, such as job and step: at most 16. Keys are a lower-case letter, then up to 31 letters, digits,
+        "-" and "_"; values are 1 to 256 bytes of printable characters. Which there are, and what they mean, is the plugin's; one that it does
+        not know is INVALID_ARGUMENT. Errors name one as target.custom.attributes["job"].
+        """
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        attributes: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attributes", b"attributes", "kind", b"kind"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CustomTarget: _TypeAlias = CustomTarget  # noqa: Y015
 
 @_typing.final
 class ProcessTarget(_message.Message):

@@ -14,6 +14,7 @@ from mrelease_agent.address import AddressError, TcpAddress, parse, parse_tcp, p
 from mrelease_agent.config.protected import check_protected
 from mrelease_agent.config.schema import Config, Key, default_audit_dir, default_listen, default_node_name, keys
 from mrelease_agent.config.sources import Setting, format_value, from_environment, from_file, from_flags
+from mrelease_agent.config.target_plugins import check_target_plugins
 from mrelease_agent.config.values import ConfigError, format_duration, parse_duration, parse_size, quote
 
 
@@ -105,6 +106,7 @@ def _check(config: Config, given: Mapping[str, Setting]) -> None:
     if config.audit_dir not in ("", "none") and not os.path.isabs(config.audit_dir):  # noqa: PTH117 - pathlib is not needed to see it
         raise ConfigError(f"{_source(given, 'audit_dir')}: audit_dir is {quote(config.audit_dir)}: write an absolute path, or none")
     check_protected(config, lambda name: _source(given, name))
+    check_target_plugins(config, lambda name: _source(given, name))
     if config.reaper_cpus:
         _check_cpus(config.reaper_cpus, _source(given, "reaper_cpus"))
     if config.default_timeout > config.max_timeout:

@@ -204,6 +204,21 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             "`unspecified` takes the first rung that works and is needed, `none` turns it off."
         ),
     ] = "unspecified"
+    target_plugins: Annotated[
+        str,
+        Meta(
+            description="Kinds of custom targets that the agent has, such as `slurm`. Their plugins run in the agent, with its privileges; "
+            "no other plugin is imported. `mrelease plugins` says which work.",
+            extra={"default": "empty: none", "form": "kinds with commas between them, or empty"},
+        ),
+    ] = ""
+    target_plugin_options: Annotated[
+        str,
+        Meta(
+            description="Options of these plugins: `slurm.stray_processes=uid`.",
+            extra={"default": "empty: none", "form": "kind.option=value with commas between them, or empty"},
+        ),
+    ] = ""
     protected_cgroups: Annotated[
         str,
         Meta(

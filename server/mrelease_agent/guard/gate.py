@@ -31,7 +31,8 @@ class Found(NamedTuple):
 class Ask:
     """What is asked for.
 
-    ``kind``: ``process``, ``container``, ``pod`` or ``cgroup``, the field of Target that is set; empty where a method has no target.
+    ``kind``: ``process``, ``container``, ``pod``, ``cgroup`` or ``custom:KIND``, by the field of Target that is set; empty where a method
+    has no target.
     ``target``: as it was asked for, for the audit log. ``kill``: whether something would be signalled. ``dry_run``: validate_only.
     """
 

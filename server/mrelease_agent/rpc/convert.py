@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from typing import TYPE_CHECKING
 
 from google.protobuf import duration_pb2, timestamp_pb2
 
@@ -14,6 +15,9 @@ from mrelease_agent.linux.procfs import Memory
 from mrelease_agent.reaping.outcome import Outcome, verdict
 from mrelease_agent.reaping.progress import Look
 from mrelease_agent.reaping.report import Charge, Done, Report
+
+if TYPE_CHECKING:
+    from mrelease_agent.targets.plugin_kinds import Offer
 
 
 def result(
@@ -134,6 +138,11 @@ def capability(found: Capability) -> node_service_pb2.Capability:
         reason=found.reason,
         remedy=found.remedy,
     )
+
+
+def target_kind(offer: Offer) -> node_service_pb2.TargetKind:
+    """One kind of custom target."""
+    return node_service_pb2.TargetKind(kind=offer.kind, available=offer.available, reason=offer.reason, remedy=offer.remedy)
 
 
 def duration(seconds: float) -> duration_pb2.Duration:

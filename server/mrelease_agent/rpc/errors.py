@@ -43,6 +43,7 @@ CODES: Mapping[error_reason_pb2.ErrorReason.ValueType, grpc.StatusCode] = {
     _Reason.ERROR_REASON_KILL_LIMIT: _EXHAUSTED,
     _Reason.ERROR_REASON_AUDIT_UNAVAILABLE: _UNAVAILABLE,
     _Reason.ERROR_REASON_CERTIFICATE_REJECTED: grpc.StatusCode.UNAUTHENTICATED,
+    _Reason.ERROR_REASON_TARGET_KIND_UNAVAILABLE: _PRECONDITION,
 }
 #: Seconds after which a caller is invited to try again, google.rpc.RetryInfo.
 _RETRY_AFTER: Mapping[error_reason_pb2.ErrorReason.ValueType, float] = {

@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from mrelease.v1 import target_pb2
 from mrelease_agent.guard.caller import LOCAL, Caller
@@ -27,6 +28,7 @@ from mrelease_agent.reaping.report import Charge, Done, Plan, Report
 from mrelease_agent.reaping.set_operation import SetOperation
 from mrelease_agent.reaping.tools import Tools
 from mrelease_agent.rpc.allowed_members import AllowedMembers
+from mrelease_agent.rpc.custom_name import custom_text, kind_of
 from mrelease_agent.rpc.errors import RpcError, limit
 from mrelease_agent.rpc.group_target import GroupMembers, empty, find, told
 from mrelease_agent.rpc.process_target import admitted, not_dying, not_found, not_permitted
@@ -34,6 +36,9 @@ from mrelease_agent.rpc.refusals import refusals, veiled
 from mrelease_agent.targets.group import Group
 from mrelease_agent.telemetry.logs import event, event_soon
 from mrelease_agent.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from mrelease_agent.targets.plugin_kinds import Kinds
 
 _log = logging.getLogger("mrelease")
 #: Of so many processes of a target, the biggest, it is found out in full what holds their memory: it can take 50 ms for each.
@@ -57,11 +62,10 @@ class Order:
 
     def ask(self) -> Ask:
         """The order as the guard sees it."""
-        kind = self.target.WhichOneof("kind") or ""
         return Ask(
             self.caller,
             self.method,
-            kind,
+            kind_of(self.target),
             shown(self.target),
             kill=self.plan.kill,
             dry_run=self.validate_only,
@@ -81,7 +85,7 @@ def shown(target: target_pb2.Target) -> str:
         return " ".join([f"pod {target.pod.uid}", *target.pod.containers])
     if kind == "container":
         return f"container {target.container.id}"
-    return f"cgroup {target.cgroup.path}"
+    return custom_text(target.custom) if kind == "custom" else f"cgroup {target.cgroup.path}"
 
 
 @contextlib.contextmanager
@@ -96,12 +100,21 @@ def limits() -> Generator[None, None, None]:
 class Execution:
     """Carries orders out, counts and logs what became of them."""
 
-    def __init__(self, capabilities: Capabilities, tools: Tools, aids: Aids, metrics: Metrics, gate: Gate | None = None) -> None:
+    def __init__(
+        self,
+        capabilities: Capabilities,
+        tools: Tools,
+        aids: Aids,
+        metrics: Metrics,
+        gate: Gate | None = None,
+        kinds: Kinds | None = None,
+    ) -> None:
         self._capabilities = capabilities
         self._tools = tools
         self._aids = aids
         self._metrics = metrics
         self._gate = gate or Gate()
+        self._kinds = kinds
 
     @property
     def inode_known(self) -> bool:
@@ -151,12 +164,14 @@ class Execution:
     async def _many(self, order: Order, progress: Progress) -> Done:
         start = time.monotonic()
         ask, grant = self._granted(order)
+        if order.target.HasField("custom"):
+            self._check_kind(order)
         with contextlib.ExitStack() as stack:
             with veiled(self._gate, ask, grant), limits(), told(order.field):
-                opened = await asyncio.to_thread(find, order.target)
+                members = await self._members(order)
+                opened = members.groups
                 for group in opened:
                     stack.enter_context(group)
-                members = GroupMembers(opened, order.target, self._gate.protection)
                 first = await members.fresh()
                 if not first:
                     raise empty(order.field)
@@ -183,10 +198,25 @@ class Execution:
             charges = [
                 Charge(group.path, held, group.memory_usage(), group.shmem())
                 for group, held in zip(opened, before, strict=True)
-                if held is not None
+                if held is not None and members.is_accounted
             ]
             reports += allowed.refused
             return self._done(Done(reports, charges, await _pinned(opened, reports)), order, begun, ticket)
+
+    def _check_kind(self, order: Order) -> None:
+        """Raise RpcError (FAILED_PRECONDITION) where no plugin has the kind of a custom target."""
+        from mrelease_agent.rpc.custom_target import check_kind  # only where they are asked for
+
+        check_kind(self._kinds, order.target, order.field)
+
+    async def _members(self, order: Order) -> GroupMembers:
+        """Find the groups of a target, and open them. Raises GroupError, RpcError; OSError for limits."""
+        target, protection = order.target, self._gate.protection
+        if not target.HasField("custom"):
+            return GroupMembers(await asyncio.to_thread(find, target), target, protection)
+        from mrelease_agent.rpc.custom_target import custom_members
+
+        return await custom_members(self._kinds, target, protection, inode_known=self.inode_known, field=order.field)
 
     def _granted(self, order: Order) -> tuple[Ask, Grant]:
         """What the caller may do to this kind of target. Raises RpcError (PERMISSION_DENIED)."""

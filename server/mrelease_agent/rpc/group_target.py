@@ -12,6 +12,7 @@ from mrelease_agent.linux.process import NotALeaderError, ProcessRef
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.reaping.measuring import measure
 from mrelease_agent.reaping.set_operation import Member
+from mrelease_agent.rpc.custom_name import custom_text
 from mrelease_agent.rpc.errors import RpcError, invalid
 from mrelease_agent.targets import groups
 from mrelease_agent.targets.group import Group
@@ -22,6 +23,7 @@ from mrelease_agent.targets.group_errors import (
     GroupNotFoundError,
     InvalidGroupError,
     RefusedGroupError,
+    Rule,
 )
 
 _Reason = error_reason_pb2.ErrorReason
@@ -68,6 +70,8 @@ def find(target: target_pb2.Target) -> list[Group]:
 def named(target: target_pb2.Target) -> tuple[Field, str]:
     """The field that names a target that is no process, and its value."""
     kind = target.WhichOneof("kind")
+    if kind == "custom":
+        return "custom", custom_text(target.custom)[:256]
     if kind == "container":
         return "container.id", target.container.id
     return ("pod.uid", target.pod.uid) if kind == "pod" else ("cgroup.path", target.cgroup.path)
@@ -92,7 +96,7 @@ class GroupMembers:
     """
 
     def __init__(self, opened: list[Group], target: target_pb2.Target, protection: Protection) -> None:
-        self._groups = opened
+        self.groups = opened
         #: Each group is a container, which has a first process that the others are told by.
         self._containers = not target.HasField("cgroup")
         self._named = named(target)
@@ -102,6 +106,11 @@ class GroupMembers:
         self._found_in: dict[int, int] = {}
         #: The processes that were returned, by pid.
         self._known: dict[int, ProcessRef] = {}
+
+    @property
+    def is_accounted(self) -> bool:
+        """Whether what all of it releases is charged to its groups."""
+        return True
 
     async def fresh(self) -> list[Member]:
         """Members that were not returned before, opened and measured on a thread: a thousand take some 80 ms.
@@ -125,24 +134,32 @@ class GroupMembers:
 
     async def kill_all(self) -> bool:
         """Write cgroup.kill of every group; false where one has none."""
-        killed = await asyncio.to_thread(lambda: [group.kill() for group in self._groups])
+        killed = await asyncio.to_thread(lambda: [group.kill() for group in self.groups])
         return all(killed)
 
     def _fresh(self) -> list[Member]:
         with contextlib.ExitStack() as opened:
             refs: list[ProcessRef] = []
             listed: dict[int, str] = {}
-            for index, group in enumerate(self._groups):
+            for index, group in enumerate(self.groups):
                 with contextlib.suppress(FileNotFoundError):  # removed meanwhile: it was empty
-                    found = self._open(self._strangers(group.members()), opened)
+                    known = {ref.pid for ref in refs}  # by a group of another hierarchy
+                    found = self._open([pid for pid in self._strangers(group.members()) if pid not in known], opened)
                     # Listed after its pidfd was opened, and not reaped after that: what was listed is this process and no later one.
                     places = group.places() if found else {}
                     mine = [ref for ref in found if self._is_target(ref, group, places.get(ref.pid))]
                     self._found_in.update((ref.pid, index) for ref in mine)
                     refs += mine
-                    listed.update(places)
+                    listed.update({ref.pid: self._place(ref, group, places.get(ref.pid)) for ref in mine})
+            others = self._others(opened, {ref.pid for ref in refs})
+            listed.update({ref.pid: self._place(ref, None, None) for ref in others})
+            refs += others
             self._looked = True
             return self._measured(refs, opened, listed)
+
+    def _others(self, opened: contextlib.ExitStack, listed: Collection[int]) -> list[ProcessRef]:  # noqa: ARG002
+        """Further processes, opened and to be killed, that are in no group; ``listed``: who has been found already."""
+        return []
 
     def _join(self, pids: Collection[int]) -> list[Member]:
         with contextlib.ExitStack() as opened:
@@ -167,13 +184,25 @@ class GroupMembers:
         """Whether it is to be killed; closed if not. Where there is a ``group``, ``place`` is where in it the process was listed."""
         with contextlib.suppress(ProcessGoneError):
             if self._is_member(ref, group, place) and not ref.stat.kernel_thread:
-                rule = self._protection.rule(ref, place)
+                rule = self._rule(ref, group, place)
                 if rule is None:
                     return True
                 if not self._looked:
-                    raise RefusedGroupError(*self._named, rule, ref.pid)
+                    raise self._refusal(rule, ref.pid)
         ref.close()
         return False
+
+    def _rule(self, ref: ProcessRef, group: Group | None, place: str | None) -> Rule | None:  # noqa: ARG002
+        """The rule that protects a process."""
+        return self._protection.rule(ref, place)
+
+    def _refusal(self, rule: Rule, pid: int) -> Exception:
+        """Why nothing of it is killed."""
+        return RefusedGroupError(*self._named, rule, pid)
+
+    def _place(self, ref: ProcessRef, group: Group | None, place: str | None) -> str:  # noqa: ARG002
+        """The cgroup that lists it, in the hierarchy that counts memory."""
+        return place or ""
 
     @staticmethod
     def _is_member(ref: ProcessRef, group: Group | None, place: str | None) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import time
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import grpc
 import grpc.aio
@@ -19,12 +20,16 @@ from mrelease_agent.linux.capabilities import Capabilities, Feature
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.reaping.sharer_search import SharerSearch
 from mrelease_agent.rpc import convert, validate
+from mrelease_agent.rpc.custom_name import kind_of
 from mrelease_agent.rpc.errors import invalid, limit
 from mrelease_agent.rpc.group_target import find, told
 from mrelease_agent.rpc.visible import Visible
 from mrelease_agent.rpc.watch_memory import Watchers, watch
 from mrelease_agent.targets.cgroup_path import Qos
 from mrelease_agent.targets.listing import Row, identify, processes
+
+if TYPE_CHECKING:
+    from mrelease_agent.targets.plugin_kinds import Kinds
 
 _DEFAULT_PAGE = 50
 _QOS = {
@@ -38,13 +43,20 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
     """Serves GetNode, ListProcesses and WatchMemory."""
 
     def __init__(
-        self, node: result_pb2.NodeIdentity, capabilities: Capabilities, watchers: Watchers, sharers: SharerSearch, gate: Gate
+        self,
+        node: result_pb2.NodeIdentity,
+        capabilities: Capabilities,
+        watchers: Watchers,
+        sharers: SharerSearch,
+        gate: Gate,
+        kinds: Kinds | None = None,
     ) -> None:
         self._identity = node
         self._capabilities = capabilities
         self._watchers = watchers
         self._sharers = sharers
         self._gate = gate
+        self._kinds = kinds
         self._started = convert.timestamp(time.time())
 
     async def GetNode(  # noqa: N802 -- the contract's name
@@ -67,6 +79,7 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
             agent_uid=os.geteuid(),
             capabilities=[convert.capability(found) for found in self._capabilities],
             memory=convert.node_memory(memory),
+            target_kinds=[convert.target_kind(offer) for offer in self._kinds or ()],
         )
         return node_service_pb2.GetNodeResponse(node=node)
 
@@ -80,16 +93,18 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
         """List processes, see node_service.proto."""
         uid = request.uid if request.HasField("uid") else None
         validate.page(request.page_size, uid)
-        if request.HasField("within") and request.within.WhichOneof("kind") in (None, "process"):
-            raise invalid("within", "is no container, pod or cgroup", "set within.container, within.pod or within.cgroup")
+        if request.HasField("within"):
+            validate.within(request.within)
         after = _cursor(request.page_token)
-        visible = Visible(self._gate, "ListProcesses", request.within.WhichOneof("kind") or "")
+        visible = Visible(self._gate, "ListProcesses", kind_of(request.within))
+        if request.within.HasField("custom"):
+            self._check_kind(request.within)
         size = request.page_size or _DEFAULT_PAGE
         # A thousand processes cost some 40 ms of reading: not on the event loop.
         response = node_service_pb2.ListProcessesResponse(node=self._identity)
         try:
             with visible.veiled(), told("within"):
-                pids = await asyncio.to_thread(_pids, request.within) if request.HasField("within") else None
+                pids = await self._pids(request.within) if request.HasField("within") else None
             rows = await asyncio.to_thread(processes, uid, pids)
             if not visible.everything:
                 rows = await asyncio.to_thread(visible.rows, rows)
@@ -113,8 +128,20 @@ class NodeService(node_service_pb2_grpc.NodeServiceServicer):
         ],
     ) -> AsyncGenerator[node_service_pb2.WatchMemoryResponse, None]:
         """Watch memory and its pressure, see node_service.proto."""
-        visible = Visible(self._gate, "WatchMemory", request.within.WhichOneof("kind") or "")
+        visible = Visible(self._gate, "WatchMemory", kind_of(request.within))
         return watch(request, self._identity, self._capabilities, self._watchers, visible)
+
+    def _check_kind(self, within: target_pb2.Target) -> None:
+        from mrelease_agent.rpc.custom_target import check_kind  # only where they are asked for
+
+        check_kind(self._kinds, within, "within")
+
+    async def _pids(self, within: target_pb2.Target) -> list[int]:
+        if not within.HasField("custom") or self._kinds is None:
+            return await asyncio.to_thread(_pids, within)
+        from mrelease_agent.rpc.custom_target import pids
+
+        return await pids(self._kinds, within, "within")
 
     def _infos(self, rows: Sequence[Row], sharing: Mapping[int, Sequence[int]]) -> list[node_service_pb2.ProcessInfo]:
         found: list[node_service_pb2.ProcessInfo] = []

@@ -15,6 +15,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from mrelease.v1 import memory_pb2, node_service_pb2, outcome_pb2, release_service_pb2, target_pb2
 from mrelease_agent.linux.process import PID_MAX
 from mrelease_agent.rpc.errors import invalid
+from mrelease_agent.targets.plugin_names import KIND, MAX_ATTRIBUTES, MAX_VALUE, NAME
 
 #: Longest `reason`, in bytes of UTF-8.
 MAX_REASON: Final = 1024
@@ -54,7 +55,8 @@ def _messages(message: Message, path: str) -> Iterator[tuple[str, Message]]:
             yield from _messages(value, f"{path}{field.name}.")
             continue
         for index, element in enumerate(value):
-            yield from _messages(element, f"{path}{field.name}[{index}].")
+            if isinstance(element, Message):  # else it is the key of a map, which is one of texts
+                yield from _messages(element, f"{path}{field.name}[{index}].")
 
 
 def request(message: KillOrRelease, *, max_timeout: float) -> None:
@@ -113,6 +115,13 @@ def page(page_size: int, uid: int | None) -> None:
         raise invalid("uid", f"is {uid}", "use 0 to 4294967295")
 
 
+def within(target: target_pb2.Target) -> None:
+    """Check where processes are to be listed. Raises RpcError (INVALID_ARGUMENT)."""
+    if target.WhichOneof("kind") in (None, "process"):
+        raise invalid("within", "is no container, pod, cgroup or custom target", "set one of within.container, .pod, .cgroup and .custom")
+    _target("within", target)
+
+
 def watch_memory(message: node_service_pb2.WatchMemoryRequest) -> tuple[float | None, float, float]:
     """Check a WatchMemory request; its interval (None: none), and stall and window of its trigger (0 without one), in seconds.
 
@@ -141,9 +150,11 @@ def watch_memory(message: node_service_pb2.WatchMemoryRequest) -> tuple[float | 
 
 def _target(field: str, target: target_pb2.Target) -> None:
     if target.WhichOneof("kind") is None:
-        raise invalid(field, "is missing", f"set {field}.process.pid, or one of container, pod and cgroup")
+        raise invalid(field, "is missing", f"set {field}.process.pid, or one of container, pod, cgroup and custom")
     if target.HasField("process"):
         _process(f"{field}.process", target.process)
+    elif target.HasField("custom"):
+        _custom(f"{field}.custom", target.custom)
 
 
 def _node(node: target_pb2.NodePrecondition) -> None:
@@ -223,6 +234,21 @@ def _process(field: str, process: target_pb2.ProcessTarget) -> None:
         value = getattr(process, name)
         if value < 0:
             raise invalid(f"{field}.{name}", f"is {value}", "use what ListProcesses gave, or 0")
+
+
+def _custom(field: str, custom: target_pb2.CustomTarget) -> None:
+    if not KIND.fullmatch(custom.kind):
+        remedy = "use a lower-case letter, then up to 31 letters, digits and -; GetNode lists the agent's kinds"
+        raise invalid(f"{field}.kind", "is no kind of target", remedy)
+    if len(custom.attributes) > MAX_ATTRIBUTES:
+        raise invalid(f"{field}.attributes", f"has {len(custom.attributes)} entries", f"give at most {MAX_ATTRIBUTES}")
+    for name, value in sorted(custom.attributes.items()):
+        if not NAME.fullmatch(name):
+            remedy = "use a lower-case letter, then up to 31 letters, digits, - and _"
+            raise invalid(f"{field}.attributes", "has a key that is no name of an attribute", remedy)
+        if not value:
+            raise invalid(f'{field}.attributes["{name}"]', "is empty", "as of a variable that is not set: write it out, or leave it out")
+        _text(f'{field}.attributes["{name}"]', value, MAX_VALUE)
 
 
 def _seconds(field: str, duration: duration_pb2.Duration) -> float:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-Field = Literal["container.id", "pod.uid", "pod.containers", "cgroup.path", "process.container_id", "process.pid"]
+Field = Literal["container.id", "pod.uid", "pod.containers", "cgroup.path", "process.container_id", "process.pid", "custom"]
 Rule = Literal[
     "root",
     "init",

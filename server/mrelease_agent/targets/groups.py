@@ -133,7 +133,7 @@ def cgroup(path: str, tree: Tree | None = None) -> Group:
     Raises InvalidGroupError, GroupNotFoundError, RefusedGroupError, UnreadableGroupError.
     """
     field: Field = "cgroup.path"
-    problem = _malformed(path)
+    problem = malformed(path)
     if problem:
         raise InvalidGroupError(field, path, problem, "give an absolute path as /proc/PID/cgroup shows it, without a trailing slash")
     hierarchy = _hierarchy(field, path, tree)
@@ -254,7 +254,8 @@ def _choose(groups: list[Group], ids: Collection[str], spared: frozenset[str]) -
     return chosen
 
 
-def _malformed(path: str) -> str:
+def malformed(path: str) -> str:
+    """Why a text can be no path of a cgroup; empty where it can."""
     if not path.startswith("/"):
         return "is not absolute"
     if len(path.encode("utf-8", "surrogateescape")) >= _LONGEST_PATH:

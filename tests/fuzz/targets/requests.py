@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import grpc
 from google.protobuf.message import Message
@@ -75,6 +76,9 @@ def check(request: Message) -> None:
         assert 1 <= len(request.request_id) <= 128
     if isinstance(request, node_service_pb2.ListProcessesRequest):
         validate.page(request.page_size, request.uid if request.HasField("uid") else None)
+        if request.HasField("within"):
+            validate.within(request.within)
+            named(request.within)
     if isinstance(request, node_service_pb2.WatchMemoryRequest):
         interval, stall, window = validate.watch_memory(request)
         assert interval is None or 0.1 <= interval <= 3600
@@ -90,3 +94,10 @@ def named(target: target_pb2.Target) -> None:
         assert 1 <= target.process.pid <= PID_MAX
         assert target.process.pidfd_inode >= 0
         assert target.process.start_time_ticks >= 0
+    if kind == "custom":
+        assert re.fullmatch(r"[a-z][a-z0-9-]{0,31}", target.custom.kind)
+        assert len(target.custom.attributes) <= 16
+        for name, value in target.custom.attributes.items():
+            assert re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name)
+            assert 1 <= len(value.encode()) <= 256
+            assert value.isprintable()

@@ -96,6 +96,8 @@ EVERY_KEY: Mapping[str, tuple[str, object]] = {
     "audit_max_file": ("65536", 65536),
     "audit_max_files": ("2", 2),
     "boost": ("lift", "lift"),
+    "target_plugins": ("slurm, my-kind", "slurm, my-kind"),
+    "target_plugin_options": ("slurm.stray_processes=uid,my-kind.a_b=c=d", "slurm.stray_processes=uid,my-kind.a_b=c=d"),
     "protected_cgroups": ("/system.slice/sshd.service, /x", "/system.slice/sshd.service, /x"),
     "protected_namespaces": ("kube-system,monitoring", "kube-system,monitoring"),
     "protected_users": ("root,1000", "root,1000"),
@@ -404,3 +406,21 @@ def test_what_tls_needs_is_named(missing: str) -> None:
 
 def test_a_certificate_that_nobody_uses_is_an_error() -> None:
     assert "tls_ca is set and tls_listen is not" in refused("--tls-ca", "/a")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--target-plugins", "Slurm"], "target_plugins has"),
+        (["--target-plugins", "../x"], "target_plugins has"),
+        (["--target-plugins", "slurm", "--target-plugin-options", "slurm"], r"write kind\.option=value"),
+        (["--target-plugins", "slurm", "--target-plugin-options", "slurm.x="], r"write kind\.option=value"),
+        (["--target-plugins", "slurm", "--target-plugin-options", "slurm.X=1"], r"write kind\.option=value"),
+        (["--target-plugins", "slurm", "--target-plugin-options", "other.x=1"], "is not in target_plugins"),
+        (["--target-plugins", "slurm", "--target-plugin-options", "slurm.x=1,slurm.x=2"], "twice"),
+    ],
+)
+def test_plugins_of_targets_are_named_as_such(flags: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said) as wrong:
+        load(flags, LISTEN)
+    assert "--target-plugin" in str(wrong.value)

@@ -204,6 +204,11 @@ def test_users_may_be_named() -> None:
 def test_kinds_say_how_a_target_may_be_named() -> None:
     assert covers({"kinds": ["pod"]}, Seen(), "pod")
     assert not covers({"kinds": ["pod"]}, Seen(), "process")
+    assert covers({"kinds": ["custom:slurm"]}, Seen(), "custom:slurm")
+    assert covers({"kinds": ["pod", "custom"]}, Seen(), "custom:slurm")
+    for kinds in (["custom:slurm"], ["process", "container", "pod", "cgroup"]):
+        assert not covers({"kinds": kinds}, Seen(), "custom:slurmd")
+    assert not covers({"kinds": ["custom"]}, Seen(), "process")
     assert covers({"kinds": ["pod"]}, Seen(), "")  # a request that names none, as ListProcesses
 
 

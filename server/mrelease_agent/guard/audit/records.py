@@ -75,7 +75,9 @@ class Asked(Record, kw_only=True, omit_defaults=True):
 
     caller: Caller
     method: Annotated[str, Meta(description="The RPC, such as `KillAndRelease`.")]
-    kind: Annotated[str, Meta(description="What kind of target was asked for: `process`, `container`, `pod` or `cgroup`.")] = ""
+    kind: Annotated[
+        str, Meta(description="What kind of target was asked for: `process`, `container`, `pod`, `cgroup` or `custom:KIND`.")
+    ] = ""
     target: Annotated[str, Meta(description="The target as it was asked for.")] = ""
     request_id: Annotated[str, Meta(description="Request id of the caller.")] = ""
     reason: Annotated[str, Meta(description="Why, in the words of the caller.")] = ""

@@ -34,7 +34,7 @@ _FORMS: Final[Mapping[str, str]] = {
     "transport": "write unix, mtls, loopback or local",
     "methods": f'list at least one of {", ".join(METHODS)}, or "*"',
     "targets": "write a mapping of conditions, or leave it out to mean any target",
-    "kinds": "list at least one of process, container, pod, cgroup, or leave it out to mean any",
+    "kinds": "list at least one of process, container, pod, cgroup, custom, custom:slurm, or leave it out to mean any",
     "namespaces": 'list at least one namespace such as ml or "batch-*", or leave it out to mean any',
     "cgroups": "list at least one path such as /kubepods/besteffort, or leave it out to mean any",
     "users": "list at least one user id or name, or leave it out to mean any",

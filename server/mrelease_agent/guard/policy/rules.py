@@ -76,7 +76,7 @@ class CompiledRule:
 
     def has_kind(self, kind: str) -> bool:
         """Whether targets may be named like this; an empty kind is a request that names none."""
-        return not kind or self.kinds is None or kind in self.kinds
+        return not kind or self.kinds is None or kind in self.kinds or kind.partition(":")[0] in self.kinds
 
     def covers(self, facts: Facts) -> bool:
         """Whether it is for this process."""

@@ -10,7 +10,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 METHODS: Final = ("KillAndRelease", "Release", "Reclaim", "WatchRelease", "GetNode", "ListProcesses", "WatchMemory")
 
 Method = Literal["KillAndRelease", "Release", "Reclaim", "WatchRelease", "GetNode", "ListProcesses", "WatchMemory", "*"]
-Kind = Literal["process", "container", "pod", "cgroup"]
+#: ``custom`` is every kind of custom target, ``custom:slurm`` that one.
+Kind = Annotated[str, Meta(pattern=r"^(process|container|pod|cgroup|custom(:[a-z][a-z0-9-]{0,31})?)$")]
 Transport = Literal["unix", "mtls", "loopback", "local"]
 #: User and group ids; the highest one means "none", chown(2).
 _Id = Annotated[int, Meta(ge=0, le=0xFFFFFFFE)]
@@ -71,7 +72,12 @@ class Targets(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omi
     kinds: (
         Annotated[
             list[Kind],
-            Meta(description="How the target may be named in the request.", min_length=1),
+            Meta(
+                description="How the target may be named in the request: `process`, `container`, `pod`, `cgroup`, `custom:KIND` such as "
+                "`custom:slurm`, or `custom` for every kind that a plugin of the agent has.",
+                min_length=1,
+                max_length=64,
+            ),
         ]
         | UnsetType
     ) = UNSET
