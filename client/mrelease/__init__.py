@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from mrelease._async_client import AsyncClient
     from mrelease._client import Client
     from mrelease._enums import Boost, Feature, HeldCause, Outcome, PressureKind, Proof, QosClass, Step, UnreleasedCause, Verdict, Wait
+    from mrelease._fleet import AsyncFleet
+    from mrelease._fleet_blocking import Fleet
+    from mrelease._fleet_models import FleetAnswer, FleetRequest, Member
     from mrelease._memory_models import MemoryPressure, MemorySample, PressureStall, PressureTrigger, WatchedCgroup
     from mrelease._models import (
         Capability,
         Cgroup,
         CgroupMemory,
         Container,
+        Custom,
         Node,
         NodeMemory,
         NodeRef,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
         ProcessResult,
         ReleaseResult,
         Target,
+        TargetKind,
         Unreleased,
     )
     from mrelease._release_models import (
@@ -67,12 +72,16 @@ _HOMES = {
         "Verdict",
         "Wait",
     ),
+    "mrelease._fleet": ("AsyncFleet",),
+    "mrelease._fleet_blocking": ("Fleet",),
+    "mrelease._fleet_models": ("FleetAnswer", "FleetRequest", "Member"),
     "mrelease._memory_models": ("MemoryPressure", "MemorySample", "PressureStall", "PressureTrigger", "WatchedCgroup"),
     "mrelease._models": (
         "Capability",
         "Cgroup",
         "CgroupMemory",
         "Container",
+        "Custom",
         "Node",
         "NodeMemory",
         "NodeRef",
@@ -84,6 +93,7 @@ _HOMES = {
         "ProcessResult",
         "ReleaseResult",
         "Target",
+        "TargetKind",
         "Unreleased",
     ),
     "mrelease._release_models": (
@@ -121,12 +131,19 @@ __all__ = [
     "Client",
     "AsyncClient",
     "TLS",
+    # many agents at once
+    "Fleet",
+    "AsyncFleet",
+    "Member",
+    "FleetRequest",
+    "FleetAnswer",
     # what to kill, where
     "Target",
     "Process",
     "Container",
     "Pod",
     "Cgroup",
+    "Custom",
     "NodeRef",
     "Wait",
     "Boost",
@@ -156,6 +173,7 @@ __all__ = [
     "Node",
     "Capability",
     "Feature",
+    "TargetKind",
     "ProcessList",
     "ProcessInfo",
     "QosClass",

@@ -57,7 +57,8 @@ class Channels(Generic[ChannelT]):
     def __init__(self, address: Address, make: Any, make_secure: Any, close: Callable[[ChannelT], object]) -> None:
         self._address = address
         self._make, self._make_secure, self._close = make, make_secure, close
-        self._credentials = None if address.tls is None else Credentials(address.tls)
+        self._credentials = None if address.tls is None else Credentials.of(address.tls)
+        self._shown: grpc.ChannelCredentials | None = None
         self._lock = threading.Lock()
         self._now: ChannelT | None = None
         self._users: dict[ChannelT, int] = {}
@@ -67,7 +68,7 @@ class Channels(Generic[ChannelT]):
         """The channel for one call, for as long as the call lasts."""
         with self._lock:
             old = self._now
-            if old is None or (self._credentials is not None and self._credentials.renew()):
+            if old is None or (self._credentials is not None and self._credentials.renewed() is not self._shown):
                 self._now = self._open()
                 self._users[self._now] = 0
             if old is not None and old is not self._now:
@@ -96,7 +97,8 @@ class Channels(Generic[ChannelT]):
             return cast("ChannelT", self._make(self._address.target, OPTIONS))
         name = self._address.tls.server_name
         options = (*REMOTE_OPTIONS, ("grpc.ssl_target_name_override", name)) if name else REMOTE_OPTIONS
-        return cast("ChannelT", self._make_secure(self._address.target, self._credentials.current, options))
+        self._shown = self._credentials.current
+        return cast("ChannelT", self._make_secure(self._address.target, self._shown, options))
 
 
 class Attempts:

@@ -24,7 +24,8 @@ FILE_VARIABLE: Final = "MRELEASE_CONTEXTS"
 VARIABLE: Final = "MRELEASE_CONTEXT"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,62}", re.ASCII)
-_MAX_BYTES: Final = 1 << 20
+#: Of a file of the user's own.
+MAX_BYTES: Final = 1 << 20
 
 
 class ContextError(MreleaseError):
@@ -88,26 +89,32 @@ def path(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def load(file: Path) -> Contexts:
-    """Read the file; none is one without contexts.
+    """Read the file; none is one without contexts. Raises ContextError."""
+    raw = read_own(file)
+    return Contexts() if raw is None else decode(raw, file)
 
-    Raises ContextError for what others may have written: who can do that chooses which node is asked, and whom it believes.
+
+def read_own(file: Path, variable: str = FILE_VARIABLE) -> bytes | None:
+    """The beginning of a file of the user's own, up to one byte more than it may have; None: there is none.
+
+    Raises ContextError for what others may have written: who can do that chooses which node is asked, and whom it believes. ``variable``:
+    the one that names another file.
     """
     try:
         fd = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
-        return Contexts()
+        return None
     except OSError as error:
         raise ContextError(f"{file} cannot be read: {error.strerror}") from None
     with open(fd, "rb") as opened:
         found, directory = os.fstat(fd), file.parent.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise ContextError(f"{file} is not a regular file: remove it, or name another one ({FILE_VARIABLE})")
+            raise ContextError(f"{file} is not a regular file: remove it, or name another one ({variable})")
         if found.st_mode & 0o022 or found.st_uid not in (os.geteuid(), 0):
             raise ContextError(f"{file} can be written by others: look at what is in it, then run `chmod 600 {file}` as its owner")
         if directory.st_mode & 0o022 and not directory.st_mode & stat.S_ISVTX:
             raise ContextError(f"{file.parent} can be written by others: look at what is in it, then run `chmod 700 {file.parent}`")
-        raw = opened.read(_MAX_BYTES + 1)
-    return decode(raw, file)
+        return opened.read(MAX_BYTES + 1)
 
 
 def save(contexts: Contexts, file: Path) -> None:
@@ -143,7 +150,7 @@ def decode(raw: bytes, file: Path) -> Contexts:
     import json
 
     broken = f"{file} is not a file of contexts: mend or remove it"
-    if len(raw) > _MAX_BYTES:
+    if len(raw) > MAX_BYTES:
         raise ContextError(broken)
     try:
         data = json.loads(raw)

@@ -23,6 +23,7 @@ BY_REASON: Final[dict[str, type[errors.AgentError]]] = {
     "NOT_PERMITTED": errors.NotPermitted,
     "NOT_DYING": errors.NotDying,
     "FEATURE_UNAVAILABLE": errors.FeatureUnavailable,
+    "TARGET_KIND_UNAVAILABLE": errors.TargetKindUnavailable,
     "REAPERS_EXHAUSTED": errors.ReapersExhausted,
     "AGENT_LIMIT": errors.AgentLimit,
     "CALLER_NOT_PERMITTED": errors.CallerNotPermitted,

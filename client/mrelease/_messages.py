@@ -51,6 +51,8 @@ def to_target(target: _models.Target) -> target_pb2.Target:
             return target_pb2.Target(pod=target_pb2.PodTarget(uid=uid, containers=containers))
         case _models.Cgroup(path):
             return target_pb2.Target(cgroup=target_pb2.CgroupTarget(path=path))
+        case _models.Custom(kind, attributes):
+            return target_pb2.Target(custom=target_pb2.CustomTarget(kind=kind, attributes=attributes))
         case _:
             raise TypeError(_no_target(target))
 
@@ -58,7 +60,7 @@ def to_target(target: _models.Target) -> target_pb2.Target:
 def _no_target(value: object) -> str:
     # A bare number could be anything's.
     hint = f": Process({value})" if isinstance(value, int) else ""
-    return f"a target is a Process, Container, Pod or Cgroup, not {type(value).__name__}{hint}"
+    return f"a target is a Process, Container, Pod, Cgroup or Custom, not {type(value).__name__}{hint}"
 
 
 def to_precondition(node: _models.NodeRef | None) -> target_pb2.NodePrecondition | None:
@@ -258,6 +260,7 @@ def read_node(message: node_service_pb2.Node) -> _models.Node:
         agent_uid=message.agent_uid,
         capabilities=tuple(_models.Capability(_enums.Feature(c.feature), c.available, c.reason, c.remedy) for c in message.capabilities),
         memory=read_node_memory(message.memory) if message.HasField("memory") else None,
+        target_kinds=tuple(_models.TargetKind(k.kind, k.available, k.reason, k.remedy) for k in message.target_kinds),
     )
 
 

@@ -5,9 +5,10 @@ Names are the contract's. Sizes are bytes, durations ``timedelta``, times ``date
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import TypeAlias
 
 from mrelease import _text
@@ -71,10 +72,39 @@ class Cgroup:
         return f"cgroup {self.path}"
 
 
+@dataclass(frozen=True, slots=True)
+class Custom:
+    """What a plugin of the agent finds by an orchestrator's own names: ``Custom("slurm", {"job": "1234", "step": "0"})``.
+
+    ``kind``: one that ``Node.target_kinds`` has. ``attributes``: texts, in the words of that kind; they cannot be changed afterwards.
+    Raises TypeError for what is no text.
+    """
+
+    kind: str
+    attributes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        given = dict(self.attributes)
+        words: list[object] = [self.kind, *given, *given.values()]
+        if not all(isinstance(word, str) for word in words):
+            raise TypeError('kind and attributes of a Custom target are texts: Custom("slurm", {"job": "1234"})')
+        object.__setattr__(self, "attributes", MappingProxyType(dict(sorted(given.items()))))
+
+    def __hash__(self) -> int:
+        return hash((self.kind, tuple(self.attributes.items())))
+
+    def __reduce__(self) -> tuple[type[Custom], tuple[str, dict[str, str]]]:
+        return Custom, (self.kind, dict(self.attributes))
+
+    def __str__(self) -> str:
+        words = (f"{key}={_text.printable(value)}" for key, value in self.attributes.items())
+        return " ".join([self.kind, *words])
+
+
 #: Where processes are listed.
-Group: TypeAlias = Container | Pod | Cgroup
+Group: TypeAlias = Container | Pod | Cgroup | Custom
 #: What can be killed and released.
-Target: TypeAlias = Process | Container | Pod | Cgroup
+Target: TypeAlias = Process | Container | Pod | Cgroup | Custom
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +259,20 @@ class Capability:
 
 
 @dataclass(frozen=True, slots=True)
+class TargetKind:
+    """One kind of ``Custom`` target that the agent is configured to have, and whether, or why not, it has it."""
+
+    kind: str
+    available: bool
+    reason: str
+    remedy: str
+
+    def __str__(self) -> str:
+        note = " ".join(part for part in (self.reason, self.remedy) if part)
+        return f"{self.kind}: {'available' if self.available else 'not available'}" + (f" ({note})" if note else "")
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
     """A node with its agent."""
 
@@ -240,6 +284,7 @@ class Node:
     agent_uid: int
     capabilities: tuple[Capability, ...]
     memory: NodeMemory | None
+    target_kinds: tuple[TargetKind, ...] = ()
 
     def can(self, feature: Feature) -> bool:
         """Whether the agent can do this here; False also where it does not say."""

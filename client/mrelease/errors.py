@@ -12,17 +12,20 @@
     |   |-- NoAgent               no agent answers for its node
     |   |-- OrchestratorDenied    the orchestrator does not let this caller look, or pass
     |   |-- OrchestratorUnavailable  the orchestrator does not answer
-    |   `-- MissingExtra          the libraries of the plugin are not installed
+    |   |-- InvalidInventory      (also a ValueError) what says where agents are cannot be used
+    |   |-- MissingExtra          the libraries of the plugin are not installed
+    |   `-- PluginFailed          the plugin is defective: it raised what it may not raise, or gave what is no answer
     `-- AgentError                a call failed
         |-- InvalidRequest        INVALID_ARGUMENT
         |   |-- InvalidField      a field is missing, out of range or not known to the agent
-        |   |-- TargetAmbiguous   the target names more than one container or cgroup
+        |   |-- TargetAmbiguous   the target names more than one container, cgroup or custom target
         |   |-- FeatureUnavailable  the request relies on what the node's kernel cannot do
+        |   |-- TargetKindUnavailable  the agent has no plugin for this kind of target, or it failed
         |   |-- RequestIdReused   another request had this request_id
         |   `-- UnknownMethod     UNIMPLEMENTED: the agent is older than this SDK, or no agent
         |-- WrongTarget           NOT_FOUND: what was named is not there
         |   |-- ProcessNotFound   no process has this pid
-        |   |-- TargetNotFound    no such container, pod or cgroup, or no process is in it
+        |   |-- TargetNotFound    no such container, pod, cgroup or custom target, or no process is in it
         |   |-- OperationNotFound no operation with this request_id runs, and no result of one is kept
         |   |-- IdentityMismatch  another process has this pid now
         |   `-- NodeMismatch      another node, or another boot of it
@@ -138,8 +141,16 @@ class OrchestratorUnavailable(ResolutionError):
     """The orchestrator does not answer, or not in time."""
 
 
+class InvalidInventory(ResolutionError, ValueError):
+    """What says where agents are cannot be used: the inventory, or a variable. The message names it, and the field."""
+
+
 class MissingExtra(ResolutionError):
     """The libraries of the plugin are not installed."""
+
+
+class PluginFailed(ResolutionError):
+    """The plugin is defective; the message names it. What it raised is not in it: that may hold secrets. It is logged at level DEBUG."""
 
 
 class AgentError(MreleaseError):
@@ -211,6 +222,10 @@ class FeatureUnavailable(InvalidRequest):
     """The request relies on what this node's kernel cannot do; ``metadata["feature"]``. ``get_node()`` says why."""
 
 
+class TargetKindUnavailable(InvalidRequest):
+    """The agent has no plugin for this kind of ``Custom`` target, or it failed; ``metadata["kind"]``. ``get_node()`` says which work."""
+
+
 class RequestIdReused(InvalidRequest):
     """Another request had this ``request_id``; ``metadata["request_id"]``."""
 
@@ -234,7 +249,7 @@ class ProcessNotFound(WrongTarget):
 
 
 class TargetNotFound(WrongTarget):
-    """No such container, pod or cgroup is on this node, or no process is in it; ``metadata`` names ``field``, ``value``."""
+    """No such container, pod, cgroup or custom target is on this node, or no process is in it; ``metadata`` names ``field``, ``value``."""
 
 
 class OperationNotFound(WrongTarget):

@@ -22,10 +22,11 @@ _ROWS = 50
 class Answer:
     """What became of one target: a result or an error.
 
-    ``title``: what its orchestrator calls it; ``place``: cells that go before those of each of its processes, such as its node.
+    ``target`` None: its name led to none. ``title``: what its orchestrator calls it; ``place``: cells that go before those of each of its
+    processes, such as its node.
     """
 
-    target: Target
+    target: Target | None
     result: ReleaseResult | MreleaseError
     title: str = ""
     place: tuple[str, ...] = ()
@@ -38,14 +39,19 @@ class Answer:
     @property
     def name(self) -> str:
         """Its target in one word or two."""
-        return _text.printable(self.title) if self.title else name_of(self.target)
+        return title_of(self.target, self.title)
+
+
+def title_of(target: Target | None, title: str) -> str:
+    """What people call a target: as its orchestrator does, else in one word or two."""
+    return _text.printable(title) if title or target is None else name_of(target)
 
 
 def to_data(answer: Answer) -> dict[str, Any]:
     """An answer for ``-o json``; ``target`` is a ``Target`` of the contract."""
     failed = isinstance(answer.result, MreleaseError)
     return {
-        "target": target_data(answer.target),
+        "target": None if answer.target is None else target_data(answer.target),
         "result": None if failed else formats.to_data(answer.result),
         "error": formats.error_data(answer.result) if isinstance(answer.result, MreleaseError) else None,
     }
@@ -101,7 +107,7 @@ def _rows(answer: Answer, layout: _report.Layout) -> Iterator[tuple[bool, tuple[
         return
     nothing = ("-",) * (len(layout.header) - 3)
     if isinstance(answer.target, Process) and not answer.target.container_id:
-        yield False, (*answer.place, answer.name, "-", _word(answer.result), *nothing)
+        yield False, (*answer.place, name_of(answer.target) if answer.place else answer.name, "-", _word(answer.result), *nothing)
     else:
         yield False, (*answer.place, "-", "-" if answer.place else answer.name, _word(answer.result), *nothing)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import uuid4
 
 from mrelease import AsyncClient, MreleaseError, ReleaseProgress, ReleaseResult, Target, errors
-from mrelease.cli.answers import Answer
+from mrelease.cli.answers import Answer, title_of
 from mrelease.cli.bars import DELAY, INTERVAL, Bars
-from mrelease.cli.targets import name_of
-from mrelease.cli.where import Where
 from mrelease.v1 import release_service_pb2
 
-# Requests under way at once: an agent has more threads than that, and a terminal fewer lines.
+#: Makes a request; it is given the id by which others may watch it, "" for none.
+Make: TypeAlias = Callable[[AsyncClient, str], Awaitable[ReleaseResult]]
+
+# Requests under way at one agent at once: it has more threads than that, and a terminal fewer lines.
 _CONCURRENCY = 64
 # How an agent that does not know `request_id` names it when it refuses it.
 _UNKNOWN_FIELD = {
@@ -25,83 +26,103 @@ _UNKNOWN_FIELD = {
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What is asked of each target. ``arguments`` are those of the client's method; ``request_id``: the caller's own, of one target."""
+class Job:
+    """One request. ``target`` None: there is none, and its result is an error that is known. Else as ``Answer``."""
 
-    kill: bool
-    arguments: dict[str, Any]
-    request_id: str = ""
+    target: Target | None
+    make: Make
+    title: str = ""
+    place: tuple[str, ...] = ()
 
-    async def make(self, client: AsyncClient, target: Target, request_id: str) -> ReleaseResult:
-        """Ask it of one target."""
-        method = client.kill_and_release if self.kill else client.release
-        return await method(target, request_id=request_id, **self.arguments)
+    @property
+    def name(self) -> str:
+        """What people call its target."""
+        return title_of(self.target, self.title)
+
+    def answer(self, result: ReleaseResult | MreleaseError) -> Answer:
+        """What became of it."""
+        return Answer(self.target, result, self.title, self.place)
+
+
+def request_of(target: Target, *, kill: bool, arguments: dict[str, Any]) -> Make:
+    """The request for a target by a client's method. ``arguments`` are that method's."""
+
+    async def make(client: AsyncClient, request_id: str) -> ReleaseResult:
+        method = client.kill_and_release if kill else client.release
+        return await method(target, request_id=request_id, **arguments)
+
+    return make
 
 
 @dataclass(slots=True)
 class Asking:
-    """The requests of one command. With ``bars`` each has an id by which it is watched, of the caller's or a new one."""
+    """The requests of one command, and their results by their places in ``jobs``.
 
-    targets: Sequence[Target]
-    request: Request
+    With ``bars`` each is watched by an id: ``request_id``, the caller's own of the one that there is, or a new one. Without both it has
+    none. ``is_dry``: nothing is to be watched.
+    """
+
+    jobs: Sequence[Job]
     bars: Bars | None = None
-    answers: dict[Target, Answer] = field(default_factory=dict[Target, Answer])
-    _ids: dict[Target, str] = field(default_factory=dict[Target, str])
+    request_id: str = ""
+    is_dry: bool = False
+    results: dict[int, ReleaseResult | MreleaseError] = field(default_factory=dict[int, "ReleaseResult | MreleaseError"])
+    _ids: dict[int, str] = field(default_factory=dict[int, str])
 
-    async def run(self, where: Where) -> None:
-        """Ask, and wait for every answer."""
+    async def ask(self, client: AsyncClient, places: Iterable[int] | None = None) -> None:
+        """Make these requests, or all, by one client, and wait for every answer."""
         slots = asyncio.Semaphore(_CONCURRENCY)
-        try:
-            async with where.async_client() as client:
-                await asyncio.gather(*(self._ask(client, target, slots) for target in self.targets))
-        finally:
-            if self.bars is not None:
-                self.bars.close()
+        await asyncio.gather(*(self._one(client, at, slots) for at in (range(len(self.jobs)) if places is None else places)))
+
+    def close(self) -> None:
+        """Wipe the bars."""
+        if self.bars is not None:
+            self.bars.close()
 
     @property
-    def given(self) -> list[Answer]:
-        """The answers that have come, in the order of the targets."""
-        return [self.answers[target] for target in self.targets if target in self.answers]
+    def answers(self) -> list[Answer]:
+        """The answers that have come, in the order of the jobs."""
+        return [self.jobs[at].answer(self.results[at]) for at in sorted(self.results)]
 
     @property
     def open_ids(self) -> list[str]:
         """Ids of the requests that were made and not answered."""
-        return [request_id for target, request_id in self._ids.items() if target not in self.answers]
+        return [request_id for at, request_id in self._ids.items() if at not in self.results]
 
-    async def _ask(self, client: AsyncClient, target: Target, slots: asyncio.Semaphore) -> None:
+    async def _one(self, client: AsyncClient, at: int, slots: asyncio.Semaphore) -> None:
         async with slots:
             watcher = None
-            request_id = self.request.request_id
-            if self.bars is not None and not self.request.arguments["validate_only"]:
+            request_id = self.request_id
+            if self.bars is not None and not self.is_dry:
                 request_id = request_id or str(uuid4())
-                watcher = asyncio.create_task(self._watch(client, target, request_id, self.bars))
+                watcher = asyncio.create_task(self._watch(client, at, request_id, self.bars))
             if request_id:
-                self._ids[target] = request_id
+                self._ids[at] = request_id
             try:
-                self.answers[target] = Answer(target, await self._make(client, target, request_id))
+                self.results[at] = await self._make(client, at, request_id)
             except MreleaseError as error:
-                self.answers[target] = Answer(target, error)
+                self.results[at] = error
             finally:
                 if watcher is not None:
                     watcher.cancel()
                     await asyncio.gather(watcher, return_exceptions=True)
                 if self.bars is not None:
-                    self.bars.end(target)
+                    self.bars.end(at)
 
-    async def _make(self, client: AsyncClient, target: Target, request_id: str) -> ReleaseResult:
+    async def _make(self, client: AsyncClient, at: int, request_id: str) -> ReleaseResult:
         try:
-            return await self.request.make(client, target, request_id)
+            return await self.jobs[at].make(client, request_id)
         except errors.InvalidField as refused:
             # An older agent has no ids. Nothing was signalled, and nobody but us asked for one.
-            if self.request.request_id or not request_id or refused.metadata.get("field") not in _UNKNOWN_FIELD:
+            if self.request_id or not request_id or refused.metadata.get("field") not in _UNKNOWN_FIELD:
                 raise
-            del self._ids[target]
-        return await self.request.make(client, target, "")
+            del self._ids[at]
+        return await self.jobs[at].make(client, "")
 
-    async def _watch(self, client: AsyncClient, target: Target, request_id: str, bars: Bars) -> None:
+    async def _watch(self, client: AsyncClient, at: int, request_id: str, bars: Bars) -> None:
         await asyncio.sleep(DELAY)
         # What goes wrong here goes wrong with the request too, or concerns nobody.
         with contextlib.suppress(MreleaseError):
             async for news in client.watch_release(request_id, interval=INTERVAL):
                 if isinstance(news, ReleaseProgress):
-                    bars.show(target, name_of(target), news)
+                    bars.show(at, self.jobs[at].name, news)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from enum import IntEnum
 from typing import Any
@@ -36,7 +37,7 @@ def to_data(value: Any) -> Any:
         timestamp = Timestamp()
         timestamp.FromDatetime(value)
         return timestamp.ToJsonString()
-    return value
+    return dict(value) if isinstance(value, Mapping) else value  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
 def error_data(error: errors.MreleaseError) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import click
 
 from mrelease._version import VERSION
 from mrelease.cli import exit_codes
-from mrelease.cli.commands import audit, certs, context, misc, node, policy, ps, reclaim, release, top, watch
+from mrelease.cli.commands import audit, certs, context, fleet, misc, node, plugins, policy, ps, reclaim, release, top, watch
 from mrelease.cli.ending import run_to_its_end
 from mrelease.cli.settings import Settings, common_options
 
@@ -42,8 +42,8 @@ def cli() -> None:
 
 
 for _command in (
-    *(release.kill, release.release, reclaim.reclaim, watch.watch, ps.ps, top.top, node.node, node.doctor),
-    *(context.context, certs.certs, policy.policy, audit.audit, misc.demo, misc.version, misc.completion),
+    *(release.kill, release.release, reclaim.reclaim, watch.watch, ps.ps, top.top, node.node, node.doctor, fleet.fleet),
+    *(context.context, certs.certs, policy.policy, audit.audit, plugins.plugins, misc.demo, misc.version, misc.completion),
 ):
     cli.add_command(_command)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from mrelease import Process
+
+if TYPE_CHECKING:
+    from mrelease.resolvers import Reference
 
 _SECONDS: Final = {"us": 1e-6, "ms": 1e-3, "": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
 _POWER_OF_1024: Final = {
@@ -28,6 +31,19 @@ def process(text: str) -> Process:
     if found is None or int(found[1]) == 0:
         raise click.BadParameter(f"{text!r} is not a process id: expected PID or PID:INODE as `mrelease ps` prints it")
     return Process(int(found[1]), pidfd_inode=int(found[2]) if found[2] else None)
+
+
+def named(text: str) -> Process | Reference:
+    """``PID``, ``PID:INODE``, or a reference: what an orchestrator calls it, ``slurm://1234``."""
+    if "://" not in text:
+        return process(text)
+    from mrelease.errors import InvalidReference
+    from mrelease.resolvers import Reference
+
+    try:
+        return Reference.parse(text)
+    except InvalidReference as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def duration(text: str) -> timedelta:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
 
 import click
 
@@ -12,13 +13,16 @@ from mrelease import Cgroup, Container, Pod, Process, Target, _text
 from mrelease._models import Group
 from mrelease.cli import formats, params
 
+if TYPE_CHECKING:
+    from mrelease.resolvers import Reference
+
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
 def target_options(command: CommandT) -> CommandT:
     """Add the arguments that ``targets`` reads."""
     options = (
-        click.argument("processes", metavar="[PID[:INODE]]...", nargs=-1, type=params.process),
+        click.argument("named", metavar="[PID[:INODE] | REFERENCE]...", nargs=-1, type=params.named),
         click.option("--in-container", metavar="ID", help="PIDs are those that processes of this container see: its first is 1."),
         click.option("--container", multiple=True, metavar="ID", help="All processes of this container: 12 digits or more. Repeatable."),
         click.option("--pod", multiple=True, metavar="UID", help="All processes of this pod but its sandbox's. Repeatable."),
@@ -32,7 +36,7 @@ def target_options(command: CommandT) -> CommandT:
 
 def targets(options: dict[str, Any]) -> list[Target]:
     """Every target once: the same one twice would be killed by one request and missed by the other."""
-    processes = _numbered(options["processes"], options["in_container"])
+    processes = _numbered(tuple(each for each in options["named"] if isinstance(each, Process)), options["in_container"])
     pods: tuple[str, ...] = options["pod"]
     only: tuple[str, ...] = options["pod_container"]
     if only and len(set(pods)) != 1:
@@ -43,9 +47,44 @@ def targets(options: dict[str, Any]) -> list[Target]:
         *(Pod(uid, tuple(dict.fromkeys(only))) for uid in pods),
         *map(Cgroup, options["cgroup"]),
     ]
-    if not found:
-        raise click.UsageError("name what is meant: PID, --container, --pod or --cgroup")
+    if not found and not references(options):
+        raise click.UsageError("name what is meant: PID, a reference such as slurm://1234, --selector, --container, --pod or --cgroup")
     return list(dict.fromkeys(found))
+
+
+def references(options: dict[str, Any]) -> list[Reference]:
+    """The references among what is named, each once, and that of ``--selector``."""
+    named = [each for each in options["named"] if not isinstance(each, Process)]
+    if options.get("selector") is not None or options.get("namespace") is not None:
+        named.append(_labelled(options["selector"], options["namespace"]))
+    return list({each.text: each for each in named}.values())
+
+
+def selector_options(command: CommandT) -> CommandT:
+    """Add options that name the pods of a cluster by their labels; ``references`` reads them."""
+    options = (
+        click.option("-l", "--selector", metavar="SELECTOR", help="Pods of Kubernetes with these labels: app=x,tier!=y."),
+        click.option("-n", "--namespace", metavar="NAME", help="Namespace of --selector. Default: that of the kubeconfig."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _labelled(selector: str | None, namespace: str | None) -> Reference:
+    from mrelease.resolvers import Reference
+
+    for option, text in (("--selector", selector), ("--namespace", namespace)):
+        if text == "":
+            raise click.UsageError(f"{option} is empty, as of a variable that is not set: it would mean every pod")
+    if selector is None:
+        raise click.UsageError("--namespace is of --selector: name a pod as k8s://NAMESPACE/POD")
+    if namespace is None:
+        from mrelease.resolvers.kubernetes import Kubernetes
+
+        with Kubernetes() as cluster:
+            namespace = cluster.namespace
+    return Reference.parse(f"k8s://{quote(namespace, safe='')}?selector={quote(selector, safe='')}")
 
 
 def _numbered(processes: tuple[Process, ...], container: str | None) -> list[Process]:

@@ -57,6 +57,19 @@ def find(flags: Flags, environment: Mapping[str, str] = os.environ) -> Where:
     return _with_flags(flags, found.address, from_environment(environment) or found.tls)
 
 
+def shown_to(flags: Flags, address: str, tls: TLS | None, environment: Mapping[str, str] = os.environ) -> TLS | None:
+    """What to show an agent that something else has found, with ``tls``: what the flags say goes before it.
+
+    Raises ContextError, InvalidTLS.
+    """
+    given = any(text is not None for text in (flags.context, flags.tls_ca, flags.tls_cert, flags.tls_key, flags.tls_server_name))
+    if not given or (address.startswith("unix:") and tls is None):
+        return tls
+    if flags.context is not None:
+        tls = _of_context(flags.context, environment).tls or tls
+    return _with_flags(flags, address, tls).tls or tls
+
+
 def _of_context(name: str | None, environment: Mapping[str, str]) -> Where:
     """The context of this name, else of the environment's, else the one in use."""
     from mrelease import _contexts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 METHODS = ("KillAndRelease", "Release", "Reclaim", "WatchRelease", "GetNode", "ListProcesses", "WatchMemory")
 #: How a caller may be named, as the audit log does; without a colon it is the transport.
 _NAMES = ("uri", "dns", "cn", "uid", "gid")
+_TARGET = re.compile(r"process|container|pod|cgroup|custom:[a-z][a-z0-9-]{0,31}", re.ASCII)
 _TRANSPORTS = ("unix", "mtls", "loopback", "local")
 
 
@@ -41,7 +43,7 @@ def policy() -> None:
     "Repeat it for what one caller has together.",
 )
 @click.option("--method", type=click.Choice(METHODS), help="What it would call.")
-@click.option("--target", type=click.Choice(["process", "container", "pod", "cgroup"]), help="How it would name the target.")
+@click.option("--target", metavar="KIND", help="How it would name the target: process, container, pod, cgroup, or custom:slurm.")
 @click.option("--namespace", metavar="NAMESPACE", help="Kubernetes namespace of the target.")
 @click.option("--cgroup", metavar="PATH", help="Cgroup of the target's processes.")
 @click.option("--user", metavar="USER", help="User of the target's processes: a number, or a name that this machine knows.")
@@ -73,6 +75,8 @@ def check(
     chosen = form or settings.output
     if not names and any((method, target, namespace, cgroup, user)):
         raise click.UsageError("who would call? add --as")
+    if target and not _TARGET.fullmatch(target):
+        raise click.UsageError(f"{_text.printable(target)} is no kind of target: use process, container, pod, cgroup, or custom:slurm")
     if names and method is None:
         raise click.UsageError("what would it call? add --method")
     unknown: list[str] = []

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, TypeAlias
-from uuid import uuid4
 
 from mrelease import (
     AsyncClient,
@@ -17,14 +15,14 @@ from mrelease import (
     Pod,
     Process,
     ProcessResult,
-    ReleaseProgress,
     ReleaseResult,
     Verdict,
     errors,
 )
 from mrelease.cli import answers, exit_codes, formats, output
 from mrelease.cli.answers import Answer
-from mrelease.cli.bars import DELAY, INTERVAL, Bars, can_draw
+from mrelease.cli.asking import Asking, Job
+from mrelease.cli.bars import Bars, can_draw
 from mrelease.cli.exit_codes import ExitCode
 from mrelease.cli.kube.fanout import over
 from mrelease.cli.kube.pods import Found
@@ -41,76 +39,55 @@ _SHORTEST, _LONGEST = 0.1, 1.0
 _WELL = (Outcome.RELEASED, Outcome.EXITED)
 
 
-@dataclass(slots=True)
 class Acting:
-    """The requests of one command, and their answers by the place of their pod in ``found``."""
+    """The requests of one command, each at its node."""
 
-    found: Sequence[Found]
-    work: Work
-    bars: Bars | None = None
-    results: dict[int, ReleaseResult | MreleaseError] = field(default_factory=dict[int, "ReleaseResult | MreleaseError"])
+    def __init__(self, found: Sequence[Found], work: Work, bars: Bars | None = None) -> None:
+        self.found = found
+        self.asking = Asking([_job(each, work) for each in found], bars)
 
     async def run(self, cluster: Kubernetes, settings: KubeSettings) -> None:
-        """Make them all, each at its node, and wait for every answer."""
+        """Make them all, and wait for every answer."""
+        results = self.asking.results
         places: dict[str, list[int]] = {}
         for at, each in enumerate(self.found):
             problem = each.error or (each.placement.problem if each.placement else None)
             if problem is not None:
-                self.results[at] = problem
+                results[at] = problem
             elif each.placement is not None:
                 places.setdefault(each.placement.node, []).append(at)
 
         async def node(name: str, client: AsyncClient) -> None:
-            await asyncio.gather(*(self._one(client, at) for at in places[name]))
+            await self.asking.ask(client, places[name])
             # Where no agent answers that is said in the cluster's words.
             for at in places[name]:
-                if isinstance(error := self.results.get(at), errors.Unreachable):
+                if isinstance(error := results.get(at), errors.Unreachable):
                     raise error
 
         try:
-            for name, failed in (await over(cluster, settings, places, node, bar=self.bars is None)).items():
+            for name, failed in (await over(cluster, settings, places, node, bar=self.asking.bars is None)).items():
                 if isinstance(failed, MreleaseError):
                     for at in places[name]:
-                        if isinstance(self.results.get(at, failed), errors.Unreachable | type(failed)):
-                            self.results[at] = failed
+                        if isinstance(results.get(at, failed), errors.Unreachable | type(failed)):
+                            results[at] = failed
         finally:
-            if self.bars is not None:
-                self.bars.close()
+            self.asking.close()
 
     @property
     def answers(self) -> list[Answer]:
         """The answers that have come, with their cells: node and pod."""
-        return [self._answer(at) for at in sorted(self.results)]
+        return self.asking.answers
 
-    def _answer(self, at: int) -> Answer:
-        each, result = self.found[at], self.results[at]
-        node = each.placement.node if each.placement else "-"
-        return Answer(each.placement.target if each.placement else Pod(""), result, each.name, (node, each.name))
 
-    async def _one(self, client: AsyncClient, at: int) -> None:
-        pod, placement = self.found[at].pod, self.found[at].placement
-        assert pod is not None
-        assert placement is not None
-        request_id = str(uuid4()) if self.bars is not None else ""
-        watcher = None if self.bars is None else asyncio.create_task(self._watch(client, at, request_id, self.bars))
-        try:
-            self.results[at] = await self.work(client, pod, placement, request_id)
-        except MreleaseError as error:
-            self.results[at] = error
-        finally:
-            if watcher is not None:
-                watcher.cancel()
-                await asyncio.gather(watcher, return_exceptions=True)
-            if self.bars is not None:
-                self.bars.end(at)
+def _job(each: Found, work: Work) -> Job:
+    node = each.placement.node if each.placement else "-"
 
-    async def _watch(self, client: AsyncClient, at: int, request_id: str, bars: Bars) -> None:
-        await asyncio.sleep(DELAY)
-        # What goes wrong here goes wrong with the request too, or concerns nobody.
-        with contextlib.suppress(MreleaseError):
-            async for news in client.watch_release(request_id, interval=INTERVAL):
-                if isinstance(news, ReleaseProgress):
-                    bars.show(at, self.found[at].name, news)
+    async def make(client: AsyncClient, request_id: str) -> ReleaseResult:
+        assert each.pod is not None
+        assert each.placement is not None
+        return await work(client, each.pod, each.placement, request_id)
+
+    return Job(each.placement.target if each.placement else Pod(""), make, each.name, (node, each.name))
 
 
 def act(cluster: Kubernetes, settings: KubeSettings, found: Sequence[Found], work: Work, *, bars: bool) -> ExitCode:
@@ -119,7 +96,7 @@ def act(cluster: Kubernetes, settings: KubeSettings, found: Sequence[Found], wor
     try:
         asyncio.run(acting.run(cluster, settings))
     except KeyboardInterrupt:
-        if acting.results:
+        if acting.asking.results:
             show(settings, acting)
         output.err(output.INTERRUPTED)
         return ExitCode.INTERRUPTED
@@ -131,7 +108,9 @@ def show(settings: KubeSettings, acting: Acting) -> None:
     """Print the answers."""
     found = acting.answers
     if not settings.is_table:
-        data = [{**_pod_data(acting.found[at]), **answers.to_data(each)} for at, each in zip(sorted(acting.results), found, strict=True)]
+        data = [
+            {**_pod_data(acting.found[at]), **answers.to_data(each)} for at, each in zip(sorted(acting.asking.results), found, strict=True)
+        ]
         output.out(formats.dump({"results": data}, settings.output))
         return
     nodes = {answer.place[0] for answer in found}

@@ -1,27 +1,23 @@
-"""One piece of work for each of several nodes, so many at the same time, and how far it is meanwhile."""
+"""One piece of work for each of several nodes of a cluster, by the agents there."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
 
 from mrelease import AsyncClient, errors
-from mrelease.cli.bars import DELAY, can_draw, console
+from mrelease.cli import fanout
+from mrelease.cli.fanout import failures
 from mrelease.cli.kube.settings import KubeSettings
 from mrelease.errors import MreleaseError, ResolutionError
 from mrelease.resolvers import Agent
 from mrelease.resolvers.kubernetes import Kubernetes
 
-if TYPE_CHECKING:
-    from rich.progress import Progress
+__all__ = ["failures", "over", "why"]
 
 ValueT = TypeVar("ValueT")
-
-#: Nodes that are asked at the same time: the API server carries every tunnel.
-CONCURRENCY = 32
 
 
 async def over(
@@ -33,42 +29,25 @@ async def over(
     bar: bool = True,
 ) -> dict[str, ValueT | MreleaseError]:
     """What ``work`` gave for each node, or why it gave nothing. ``bar``: show on a terminal how many are done."""
-    names = sorted(set(nodes))
-    slots = asyncio.Semaphore(CONCURRENCY)
-    found: dict[str, ValueT | MreleaseError] = {}
-    drawn = _Bar(len(names)) if bar and len(names) > 1 and can_draw() else None
 
-    async def one(name: str) -> None:
-        async with slots:
-            found[name] = await _ask(cluster, settings, name, work)
-        # Nobody needs the tunnel any more, and there may be a thousand.
-        with contextlib.suppress(ResolutionError):
-            await asyncio.to_thread(cluster.leave, name)
-        if drawn is not None:
-            drawn.step()
+    async def ask(name: str) -> ValueT:
+        try:
+            return await _ask(cluster, settings, name, work)
+        finally:
+            # Nobody needs the tunnel any more, and there may be a thousand.
+            with contextlib.suppress(ResolutionError):
+                await asyncio.to_thread(cluster.leave, name)
 
-    # The default threads are as few as there are processors.
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="mrelease-nodes"))
-    try:
-        await asyncio.gather(*map(one, names))
-    finally:
-        if drawn is not None:
-            drawn.close()
-    return {name: found[name] for name in names}
+    return await fanout.over(nodes, ask, bar=bar)
 
 
-async def _ask(
-    cluster: Kubernetes, settings: KubeSettings, name: str, work: Callable[[str, AsyncClient], Awaitable[ValueT]]
-) -> ValueT | MreleaseError:
-    try:
-        agent = await asyncio.to_thread(cluster.reach, name, settings.end())
-        async with AsyncClient(agent.address, tls=agent.tls) as client:
-            try:
-                return await work(name, client)
-            except errors.Unreachable as error:
-                return why(cluster, agent, name, error)
-    except MreleaseError as error:
-        return error
+async def _ask(cluster: Kubernetes, settings: KubeSettings, name: str, work: Callable[[str, AsyncClient], Awaitable[ValueT]]) -> ValueT:
+    agent = await asyncio.to_thread(cluster.reach, name, settings.end())
+    async with AsyncClient(agent.address, tls=agent.tls) as client:
+        try:
+            return await work(name, client)
+        except errors.Unreachable as error:
+            raise why(cluster, agent, name, error) from None
 
 
 def why(cluster: Kubernetes, agent: Agent, node: str, error: MreleaseError) -> MreleaseError:
@@ -77,44 +56,3 @@ def why(cluster: Kubernetes, agent: Agent, node: str, error: MreleaseError) -> M
         return error
     said = error.message.replace(f" at {agent.address.removeprefix('unix://')}", "").replace(agent.address, f"node {node}")
     return cluster.why(agent) or errors.NoAgent(f"the agent of node {node} does not answer: {said}", "kubectl mrelease doctor")
-
-
-def failures(found: Sequence[tuple[str, MreleaseError]]) -> list[str]:
-    """One line for each node that gave nothing, or for all that failed alike."""
-    said: dict[str, list[str]] = {}
-    for name, error in found:
-        said.setdefault(str(error), []).append(name)
-    return [f"{', '.join(names)}: {message}" for message, names in said.items()]
-
-
-class _Bar:
-    """How many nodes are done, from a moment after it was made until ``close``. On stderr, and wiped at the end."""
-
-    def __init__(self, count: int) -> None:
-        self._count, self._done = count, 0
-        self._drawn: Progress | None = None
-        # What is done by then needs no bar.
-        self._start = asyncio.get_running_loop().call_later(DELAY, self._open)
-
-    def step(self) -> None:
-        """One more is done."""
-        self._done += 1
-        if self._drawn is not None:
-            self._drawn.update(self._drawn.task_ids[0], completed=self._done, done=f"{self._done} of {self._count} nodes")
-            self._drawn.refresh()
-
-    def close(self) -> None:
-        """Wipe it."""
-        self._start.cancel()
-        if self._drawn is not None:
-            self._drawn.stop()
-
-    def _open(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        columns = (BarColumn(bar_width=30), TextColumn("{task.fields[done]}", markup=False))
-        self._drawn = Progress(
-            *columns, console=console(), auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
-        )
-        self._drawn.add_task("", total=self._count, completed=self._done, done=f"{self._done} of {self._count} nodes")
-        self._drawn.start()

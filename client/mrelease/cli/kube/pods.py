@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from mrelease import _text
+from mrelease.cli.confirming import confirm_several
 from mrelease.cli.kube import completing
 from mrelease.cli.kube.settings import KubeSettings
 from mrelease.errors import MreleaseError, ResolutionError
@@ -17,9 +16,6 @@ from mrelease.resolvers import Placement
 from mrelease.resolvers.kubernetes import Kubernetes, PodObject, Wanted, workload
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
-
-# Pods that a question names.
-_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,13 +95,9 @@ def find(cluster: Kubernetes, settings: KubeSettings, asked: Sequence[Wanted]) -
 
 def confirm(found: Sequence[Found], asked: Sequence[Wanted], verb: str, *, yes: bool, dry_run: bool) -> None:
     """Several pods that nobody has named one by one: are they meant? Raises click.UsageError, click.Abort."""
-    pods = [each.name for each in found if each.pod is not None]
-    if yes or dry_run or len(pods) < 2 or all(each.pod for each in asked):
+    if yes or dry_run or all(each.pod for each in asked):
         return
-    names = ", ".join(map(_text.printable, pods[:_NAMED])) + (f" and {len(pods) - _NAMED} more" if len(pods) > _NAMED else "")
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise click.UsageError(f"this would {verb} {len(pods)} pods ({names}): give --yes, or look first with --dry-run")
-    click.confirm(f"{verb} {len(pods)} pods ({names})?", abort=True, err=True)
+    confirm_several([each.name for each in found if each.pod is not None], verb, "pods")
 
 
 def _pods(cluster: Kubernetes, settings: KubeSettings, wanted: Wanted) -> list[PodObject] | ResolutionError:

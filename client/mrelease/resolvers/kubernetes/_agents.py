@@ -8,9 +8,10 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
-from mrelease.errors import NoAgent, OrchestratorDenied, ReferenceAmbiguous, ReferenceNotFound, ResolutionError
+from mrelease.errors import NoAgent, OrchestratorDenied, OrchestratorUnavailable, ReferenceAmbiguous, ReferenceNotFound, ResolutionError
 from mrelease.resolvers.kubernetes._api import Api, Json, path_of
 from mrelease.resolvers.kubernetes._objects import entries, inner
 
@@ -106,27 +107,30 @@ class Directory:
         self._path = path_of("apis", "discovery.k8s.io", "v1", "namespaces", release.namespace, "endpointslices")
         self._selector = f"kubernetes.io/service-name={release.service}"
         self._lock = threading.Lock()
-        self._known: dict[str, AgentPod] | None = None
+        # Held by the one who asks; the other threads that want to know wait for its answer. Always taken before _lock.
+        self._asking = threading.Lock()
         self._slices: dict[str, Json] = {}
+        # Made of the slices when somebody wants to know: a roll-out changes one for each node, and nobody may look meanwhile.
+        self._merged: Mapping[str, AgentPod] | None = None
         self._version = ""
+        self._is_watched = False
         self._fresh_until = 0.0
         self._closed = threading.Event()
         self._socket: socket.socket | None = None
         self._thread = threading.Thread(target=self._follow, name="mrelease-agents", daemon=True) if watched else None
 
-    def agents(self, end: float) -> dict[str, AgentPod]:
-        """By their nodes. Raises ResolutionError."""
-        with self._lock:
-            if self._known is not None and (self._thread is not None or time.monotonic() < self._fresh_until):
-                return dict(self._known)
-        items, version = self._api.list_versioned(self._path, end, labelSelector=self._selector)
-        found = agents_of(items)
-        if self._thread is not None:
-            self._begin(items, version)
-        else:
-            with self._lock:
-                self._known, self._fresh_until = found, time.monotonic() + _FRESH
-        return dict(found)
+    def agents(self, end: float) -> Mapping[str, AgentPod]:
+        """By their nodes, as of one moment. Raises ResolutionError."""
+        known = self._known()
+        if known is not None:
+            return known
+        if not self._asking.acquire(timeout=max(0.0, end - time.monotonic())):
+            raise OrchestratorUnavailable("where the agents are was not known in time", "try again; `kubectl version` says why")
+        try:
+            known = self._known()
+            return self._list(end) if known is None else known
+        finally:
+            self._asking.release()
 
     def close(self) -> None:
         """End the thread."""
@@ -138,14 +142,26 @@ class Directory:
         if self._thread is not None and self._thread.ident is not None:
             self._thread.join(5)
 
-    def _begin(self, items: Sequence[Json], version: str) -> None:
+    def _known(self) -> Mapping[str, AgentPod] | None:
         with self._lock:
-            assert self._thread is not None
-            if self._known is None and self._thread.ident is None and not self._closed.is_set():
-                self._slices = {str(item["metadata"]["uid"]): item for item in items}
-                self._version = version
-                self._known = agents_of(items)
+            return self._merge() if self._is_watched or time.monotonic() < self._fresh_until else None
+
+    def _merge(self) -> Mapping[str, AgentPod]:
+        if self._merged is None:
+            self._merged = MappingProxyType(agents_of(list(self._slices.values())))
+        return self._merged
+
+    def _list(self, end: float) -> Mapping[str, AgentPod]:
+        """Ask; the first time the thread goes on from there. Of those that ask there is one at a time."""
+        items, version = self._api.list_versioned(self._path, end, labelSelector=self._selector)
+        with self._lock:
+            self._slices, self._merged, self._version = {str(item["metadata"]["uid"]): item for item in items}, None, version
+            # While the thread cannot watch, callers ask, as they do where there is no thread.
+            self._fresh_until = time.monotonic() + _FRESH
+            if self._thread is not None and self._thread.ident is None and not self._closed.is_set():
+                self._is_watched = True
                 self._thread.start()
+            return self._merge()
 
     def _follow(self) -> None:
         pause = _PAUSE
@@ -158,37 +174,39 @@ class Directory:
                 continue
             except ResolutionError:
                 self._forget()
-            self._closed.wait(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-            self._list_again()
+            while not self._closed.wait(pause):
+                pause = min(pause * 2, _LONGEST_PAUSE)
+                if self._list_again():
+                    break
 
-    def _list_again(self) -> None:
+    def _list_again(self) -> bool:
         # While this fails every caller asks for himself, and learns why.
-        with contextlib.suppress(ResolutionError):
-            items, version = self._api.list_versioned(self._path, time.monotonic() + 30, labelSelector=self._selector)
+        with contextlib.suppress(ResolutionError), self._asking:
+            self._list(time.monotonic() + 30)
             with self._lock:
-                self._slices, self._version = {str(item["metadata"]["uid"]): item for item in items}, version
-                self._known = agents_of(items)
+                self._is_watched = True
+            return True
+        return False
 
     def _take(self, kind: str, item: Json) -> None:
         if kind == "ERROR":
             # Of all reasons: 410, the version is too old.
             raise NoAgent(str(item.get("message")))
         metadata = item["metadata"]
-        self._version = str(metadata["resourceVersion"])
-        if kind == "BOOKMARK":
-            return
         with self._lock:
+            self._version = str(metadata["resourceVersion"])
+            if kind == "BOOKMARK":
+                return
+            self._merged = None
             if kind == "DELETED":
                 self._slices.pop(str(metadata["uid"]), None)
             else:
                 self._slices[str(metadata["uid"])] = item
-            self._known = agents_of(list(self._slices.values()))
 
     def _forget(self) -> None:
         """What is not watched is not known: an agent may have moved."""
         with self._lock:
-            self._known = None
+            self._is_watched, self._fresh_until = False, 0.0
 
     def _opened(self, opened: socket.socket) -> None:
         with self._lock:

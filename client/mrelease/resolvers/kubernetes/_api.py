@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote, urlencode, urlsplit
 
 from mrelease._text import printable
@@ -21,6 +21,7 @@ from mrelease.errors import OrchestratorDenied, OrchestratorUnavailable, Referen
 from mrelease.resolvers.kubernetes._login import Login
 
 Json = dict[str, Any]
+ValueT = TypeVar("ValueT")
 AGENT: Final = ("User-Agent", f"mrelease/{VERSION}")
 # Objects a page, as kubectl.
 _PAGE: Final = 500
@@ -54,14 +55,31 @@ class Api:
     def list_versioned(self, path: str, end: float, **query: str) -> tuple[list[Json], str]:
         """``items``, and their resourceVersion, from which a watch goes on."""
         items: list[Json] = []
+        version = ""
+        for page, version in self._pages(path, end, query):  # noqa: B007 - that of the last page
+            items += page
+        return items, version
+
+    def each(self, path: str, end: float, read: Callable[[Json], ValueT], **query: str) -> list[ValueT]:
+        """What ``read`` makes of every object of a list. A page is forgotten before the next one is asked for: objects are large.
+
+        Raises ResolutionError.
+        """
+        found: list[ValueT] = []
+        for page, _ in self._pages(path, end, query):
+            found += map(read, page)
+            page.clear()
+        return found
+
+    def _pages(self, path: str, end: float, query: Mapping[str, str]) -> Generator[tuple[list[Json], str]]:
         token = ""
         while True:
             page = self._request("GET", path, {**query, "limit": str(_PAGE), **({"continue": token} if token else {})}, end)
-            items += cast("list[Json]", page.get("items") or [])
             metadata = cast("Json", page.get("metadata") or {})
             token = str(metadata.get("continue") or "")
+            yield cast("list[Json]", page.get("items") or []), str(metadata.get("resourceVersion") or "")
             if not token:
-                return items, str(metadata.get("resourceVersion") or "")
+                return
 
     def delete(self, path: str, end: float, body: Mapping[str, Any]) -> Json:
         """Delete an object; made once, whatever happens. Raises ResolutionError: ``Conflict`` where a precondition does not hold."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
+from mrelease.resolvers.kubernetes._quantity import bytes_of, memory_request
+
 # Of a pod that kubelet made from a file: the API server's uid is another one than kubelet's.
 _STATIC_UID: Final = "kubernetes.io/config.hash"
 _MIRROR: Final = "kubernetes.io/config.mirror"
@@ -49,6 +51,10 @@ class PodObject:
     containers: tuple[ContainerOfPod, ...]
     #: Every workload that it belongs to, as (kind in lower case, name).
     owners: tuple[tuple[str, str], ...]
+    #: What the scheduler reserves for it of the node's memory.
+    memory_request_bytes: int = 0
+    #: Whether kubelet made it from a file of the node: to delete it at the API server ends nothing.
+    is_static: bool = False
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> PodObject:
@@ -70,6 +76,8 @@ class PodObject:
             grace_seconds=int(metadata.get("deletionGracePeriodSeconds") or spec.get("terminationGracePeriodSeconds") or 0),
             containers=tuple(map(_container, states)),
             owners=_owners(metadata),
+            memory_request_bytes=memory_request(spec),
+            is_static=_MIRROR in annotations,
         )
 
     @property
@@ -98,6 +106,8 @@ class NodeObject:
     is_ready: bool
     kernel: str
     runtime: str
+    #: What pods can ask for of its memory, all together.
+    allocatable_bytes: int = 0
 
     @classmethod
     def of(cls, item: Mapping[str, Any]) -> NodeObject:
@@ -106,7 +116,8 @@ class NodeObject:
         info = inner(status, "nodeInfo")
         ready = any(each.get("type") == "Ready" and each.get("status") == "True" for each in entries(status, "conditions"))
         boot_id, kernel = info.get("bootID") or "", info.get("kernelVersion") or ""
-        return cls(item["metadata"]["name"], boot_id, ready, kernel, info.get("containerRuntimeVersion") or "")
+        allocatable = bytes_of(inner(status, "allocatable").get("memory") or 0)
+        return cls(item["metadata"]["name"], boot_id, ready, kernel, info.get("containerRuntimeVersion") or "", allocatable)
 
 
 def _container(status: Mapping[str, Any]) -> ContainerOfPod:

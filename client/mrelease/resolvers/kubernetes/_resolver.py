@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mrelease._models import NodeRef, Pod
 from mrelease._tls import TLS
-from mrelease.errors import NoAgent, OrchestratorDenied, OrchestratorUnavailable, ReferenceNotFound, ResolutionError
+from mrelease.errors import InvalidReference, NoAgent, OrchestratorDenied, OrchestratorUnavailable, ReferenceNotFound, ResolutionError
 from mrelease.resolvers import Agent, Placement
 from mrelease.resolvers.kubernetes._agents import AgentPod, Directory, Release, find_release
 from mrelease.resolvers.kubernetes._api import Api, path_of
@@ -24,14 +23,18 @@ from mrelease.resolvers.kubernetes._objects import NodeObject, PodObject, inner
 from mrelease.resolvers.kubernetes._reference import Wanted
 from mrelease.resolvers.kubernetes._tunnel import Tunnels
 
+ValueT = TypeVar("ValueT")
+
 #: The caller whose certificate the chart makes by default.
 CALLER: Final = "mrelease-admin"
 # Seconds for which a certificate is not read again: it may be replaced, and the agents' authority with it.
 _KEPT: Final = 60.0
+# Seconds to delete what is to end.
+_CANCEL: Final = 30.0
 # Agents that are reached at the same time.
 _CONCURRENCY: Final = 16
-# Of more nodes than so many the list is shorter than asking for each.
-_SINGLY: Final = 4
+# Of more nodes than so many the list is quicker than asking for each: one costs as much as ten of a list, which has all of the cluster's.
+_SINGLY: Final = 32
 
 
 class Kubernetes:
@@ -99,19 +102,15 @@ class Kubernetes:
         path = path_of("api", "v1", "namespaces", namespace, "pods") if namespace else path_of("api", "v1", "pods")
         query = {"labelSelector": selector} if selector else {}
         query |= {"fieldSelector": f"spec.nodeName={node}"} if node else {}
-        return sorted((PodObject.of(item) for item in self.api.items(path, end, **query)), key=lambda pod: (pod.namespace, pod.name))
+        return sorted(self.api.each(path, end, PodObject.of, **query), key=lambda pod: (pod.namespace, pod.name))
 
     def nodes(self, names: Iterable[str] | None, end: float) -> dict[str, NodeObject]:
         """These nodes, or all, as far as they are there. Raises ResolutionError."""
         wanted = None if names is None else sorted(set(names))
-        if wanted is not None and len(wanted) <= _SINGLY:
-            found: list[NodeObject] = []
-            for name in wanted:
-                with contextlib.suppress(ReferenceNotFound):
-                    found.append(NodeObject.of(self.api.get(path_of("api", "v1", "nodes", name), end)))
-        else:
-            found = [NodeObject.of(item) for item in self.api.items(path_of("api", "v1", "nodes"), end)]
-        return {node.name: node for node in found if wanted is None or node.name in wanted}
+        if wanted is None or len(wanted) > _SINGLY:
+            every = {node.name: node for node in self.api.each(path_of("api", "v1", "nodes"), end, NodeObject.of)}
+            return every if wanted is None else {name: every[name] for name in wanted if name in every}
+        return {node.name: node for node in self._at_once(partial(self._node, end), wanted) if node is not None}
 
     def place(self, pods: Sequence[PodObject], end: float, container: str = "") -> list[Placement]:
         """A placement for each pod, or for this container of each, without its agent. Raises ResolutionError."""
@@ -125,8 +124,8 @@ class Kubernetes:
             return list(placements)
         self.release(end)
         self.credentials(end)
-        with ThreadPoolExecutor(min(_CONCURRENCY, len(names)), thread_name_prefix="mrelease-reach") as threads:
-            agents = dict(zip(names, threads.map(partial(self._try, end), names), strict=True))
+        self.agents(end)
+        agents = dict(zip(names, self._at_once(partial(self._try, end), names), strict=True))
         found: list[Placement] = []
         for placement in placements:
             agent = agents.get(placement.node)
@@ -139,7 +138,7 @@ class Kubernetes:
     def reach(self, node: str, end: float) -> Agent:
         """The agent of a node, and a way to it. Raises ResolutionError: NoAgent."""
         release = self.release(end)
-        agent = self.agents(end).get(node)
+        agent = self._agents(end).get(node)
         if agent is None:
             raise NoAgent(f"there is no agent on node {node}", "does the chart's nodeSelector leave it out? `doctor` looks at every node")
         tls = self.credentials(end)
@@ -170,9 +169,7 @@ class Kubernetes:
 
     def agents(self, end: float) -> dict[str, AgentPod]:
         """The agents by their nodes. Raises ResolutionError."""
-        self.release(end)
-        assert self._directory is not None
-        return self._directory[1].agents(end)
+        return dict(self._agents(end))
 
     def release(self, end: float) -> Release:
         """The installation of the agents. Raises ResolutionError: NoAgent."""
@@ -199,6 +196,16 @@ class Kubernetes:
         body |= {"dryRun": ["All"]} if dry_run else {}
         self.api.delete(path_of("api", "v1", "namespaces", pod.namespace, "pods", pod.name), end, body)
 
+    def before(self, placements: Sequence[Placement]) -> None:
+        """Delete the pods, with their own grace period: see ``Resolver``. Raises ResolutionError.
+
+        A pod that is terminating is not started again by kubelet.
+        """
+        end = time.monotonic() + _CANCEL
+        pods = [self._same(each, end) for each in placements]
+        for pod in pods:
+            self.delete(pod, end)
+
     def close(self) -> None:
         """End tunnels, the thread that watches, and connections."""
         if self._directory is not None:
@@ -211,6 +218,33 @@ class Kubernetes:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _agents(self, end: float) -> Mapping[str, AgentPod]:
+        self.release(end)
+        assert self._directory is not None
+        return self._directory[1].agents(end)
+
+    def _at_once(self, work: Callable[[str], ValueT], names: Sequence[str]) -> list[ValueT]:
+        if len(names) < 2:
+            return [work(name) for name in names]
+        with ThreadPoolExecutor(min(_CONCURRENCY, len(names)), thread_name_prefix="mrelease-reach") as threads:
+            return list(threads.map(work, names))
+
+    def _node(self, end: float, name: str) -> NodeObject | None:
+        try:
+            return NodeObject.of(self.api.get(path_of("api", "v1", "nodes", name), end))
+        except ReferenceNotFound:
+            return None
+
+    def _same(self, placement: Placement, end: float) -> PodObject:
+        target = placement.target
+        if not isinstance(target, Pod) or target.containers:
+            raise InvalidReference(f"{placement.title} is one container: only its pod can be deleted", "leave cancel away, or name the pod")
+        namespace, name = placement.title.split("/")
+        pod = PodObject.of(self.api.get(path_of("api", "v1", "namespaces", namespace, "pods", name), end))
+        if pod.uid != target.uid:
+            raise ReferenceNotFound(f"pod {placement.title} is another one now", "the one that was meant is gone")
+        return pod
 
     def _try(self, end: float, node: str) -> Agent | ResolutionError:
         try:
