@@ -65,6 +65,9 @@ def test_every_object_is_valid_by_the_schemas_of_kubernetes(case: str, version: 
         ("audit.hostPath=relative", "hostPath"),
         ("policy.rules=all", "rules"),
         ("tls.clients={../x}", "clients"),
+        ("controller.config.margn=1s", "margn"),
+        ("controller.config.limits.total=0", "total"),
+        ("controller.config.namespaces.kill={All}", "kill"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_name(value: str, named: str) -> None:
@@ -74,9 +77,13 @@ def test_a_wrong_value_is_refused_by_its_name(value: str, named: str) -> None:
 
 
 def test_existing_certificates_need_the_name_of_their_secret() -> None:
-    done = helm("template", "mrelease", str(chart.CHART), "--kube-version", "1.34.0", "--set", "tls.mode=existing")
+    existing = ("template", "mrelease", str(chart.CHART), "--kube-version", "1.34.0", "--set", "tls.mode=existing")
+    done = helm(*existing)
     assert done.returncode != 0
     assert "tls.existing.serverSecret: name the Secret" in done.stderr
+    done = helm(*existing, "--set", "tls.existing.serverSecret=agents", "--set", "controller.enabled=true")
+    assert done.returncode != 0
+    assert "controller.existingSecret: name the Secret" in done.stderr
 
 
 def pods(case: str) -> Iterator[Mapping[str, Any]]:
@@ -85,6 +92,73 @@ def pods(case: str) -> Iterator[Mapping[str, Any]]:
             yield made["spec"]["template"]["spec"]
         elif made["kind"] == "Pod":
             yield made["spec"]
+
+
+def test_without_the_controller_nothing_of_it_is_there() -> None:
+    assert "controller" not in (chart.GOLDEN / "default.yaml").read_text()
+
+
+def test_the_controller_gets_what_it_needs_and_nothing_more() -> None:
+    pod = one("controller", "Deployment")["spec"]["template"]["spec"]
+    assert {"hostPID", "hostNetwork", "hostIPC"} & pod.keys() == set()
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert all("hostPath" not in volume for volume in pod["volumes"])
+    (container,) = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert all(mount["readOnly"] for mount in container["volumeMounts"])
+    allowed = {
+        (group, resource, verb, tuple(rule.get("resourceNames", ())))
+        for role in (one("controller", "ClusterRole", "mrelease-mrelease-controller"), one("controller", "Role", "mrelease-controller"))
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert allowed == {
+        *(("", "pods", verb, ()) for verb in ("get", "list", "watch")),
+        *(("", "namespaces", verb, ()) for verb in ("list", "watch")),
+        *(("events.k8s.io", "events", verb, ()) for verb in ("create", "patch")),
+        *(("discovery.k8s.io", "endpointslices", verb, ()) for verb in ("list", "watch")),
+        *(("coordination.k8s.io", "leases", verb, ("mrelease-controller",)) for verb in ("get", "update")),
+    }
+
+
+def policy(case: str) -> list[Mapping[str, Any]]:
+    (text,) = [made["data"]["policy.yaml"] for made in manifests(case) if made["kind"] == "ConfigMap" and "policy.yaml" in made["data"]]
+    rules: list[Mapping[str, Any]] = yaml.safe_load(text)["rules"]
+    return rules
+
+
+def test_agents_let_the_controller_kill_only_where_its_configuration_does() -> None:
+    rules = [rule for rule in policy("controller") if rule["callers"] == [{"cn": "mrelease-controller"}]]
+    assert [(rule["methods"], rule["targets"]) for rule in rules] == [
+        (["Release", "ListProcesses"], {"kinds": ["pod", "container"]}),
+        (["KillAndRelease"], {"kinds": ["pod"], "namespaces": ["batch-*"]}),
+    ]
+    assert not any("controller" in str(rule) for rule in policy("default"))
+
+
+@pytest.mark.parametrize("case", chart.CASES)
+def test_the_policy_is_one_that_the_agent_takes(case: str) -> None:
+    pytest.importorskip("mrelease_agent")
+    from mrelease_agent.guard.policy.load import load
+
+    load(yaml.safe_dump({"version": 1, "rules": policy(case)}).encode(), "policy.yaml")
+
+
+def test_the_configuration_of_the_controller_is_one_that_it_takes() -> None:
+    pytest.importorskip("msgspec")
+    from mrelease_controller.config import Settings, read
+
+    (text,) = [found["data"]["controller.yaml"] for found in manifests("controller") if "controller.yaml" in found.get("data", {})]
+    settings = read(text.encode(), "controller.yaml")
+    assert (settings.margin, settings.kill) == (10.0, ("batch-*",))
+    # The schema of the values knows every key, and the defaults are those that the code has.
+    assert read(b"version: 1\n", "controller.yaml") == Settings()
 
 
 def test_the_agent_gets_what_it_needs_and_nothing_more() -> None:
@@ -116,7 +190,7 @@ def test_the_agent_gets_what_it_needs_and_nothing_more() -> None:
 
 
 @pytest.mark.parametrize("case", chart.CASES)
-def test_no_pod_of_the_chart_has_a_token(case: str) -> None:
+def test_no_pod_of_the_chart_but_the_controllers_has_a_token(case: str) -> None:
     assert all(pod["automountServiceAccountToken"] is False for pod in pods(case))
     bound = [subject["name"] for made in manifests(case) for subject in made.get("subjects", ())]
     assert "mrelease" not in bound

@@ -109,6 +109,7 @@ def test_its_programs_are_ours_and_python_and_no_other(image: Image) -> None:
     assert {name for name in programs if not re.search(r"/python(3(\.\d+)?)?$", name)} == {
         "opt/mrelease/bin/mrelease",
         "opt/mrelease/bin/mrelease-agent",
+        "opt/mrelease/bin/mrelease-controller",
     }
 
 
@@ -149,17 +150,21 @@ def test_a_build_without_arguments_has_the_same_version() -> None:
 def test_its_programs_start_in_it(root: Path) -> None:
     assert run(root, "/opt/mrelease/bin/mrelease-agent", "--version").stdout == f"mrelease-agent {mrelease.__version__}\n"
     assert run(root, "/opt/mrelease/bin/mrelease", "--version").stdout == f"mrelease {mrelease.__version__}\n"
+    assert run(root, "/opt/mrelease/bin/mrelease-controller", "--version").stdout == f"mrelease-controller {mrelease.__version__}\n"
     # Every module of ours, but for what belongs to an extra that is not in the image: nothing of the standard library is missing.
     code = """
-import importlib, pkgutil, sys, mrelease, mrelease_agent
-for package in (mrelease, mrelease_agent):
+import importlib, pkgutil, sys, mrelease, mrelease.errors, mrelease_agent, mrelease_controller
+for package in (mrelease, mrelease_agent, mrelease_controller):
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if module.name.endswith("__main__") or module.name.split(".")[1] == "demo":
             continue
         try:
             importlib.import_module(module.name)
+        except mrelease.errors.MissingExtra:  # of an orchestrator's, in whose own environment it runs
+            pass
         except ModuleNotFoundError as error:
-            if error.name.partition(".")[0] in {*sys.stdlib_module_names, "mrelease", "mrelease_agent", "grpc", "google"}:
+            ours = {"mrelease", "mrelease_agent", "mrelease_controller", "lightkube", "grpc", "google"}
+            if error.name.partition(".")[0] in {*sys.stdlib_module_names, *ours}:
                 raise
 """
     done = run(root, "/opt/mrelease/bin/python", "-W", "error", "-c", code)
