@@ -29,7 +29,8 @@ HOSTS = {
 HOME = re.compile(r"(?<![\w.$~}-])/(?:root|home|work|Users)/\w")
 URL_HOST = re.compile(r"\b(?:https?|git|ssh)://(?:[^/\s@]+@)?([A-Za-z0-9.-]+)")
 INDEX = re.compile(r"--(?:extra-)?index-url|--find-links|--trusted-host|GOPROXY=|index\.url")
-IPV4 = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w.])")
+#: Four numbers behind == are a version of constraints.txt.
+IPV4 = re.compile(r"(?<![\w.])(?<!==)\d{1,3}(?:\.\d{1,3}){3}(?![\w.])")
 
 
 def lines() -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing_extensions import assert_type
 
 import mrelease
 from mrelease import errors
+from mrelease.resolvers import Placement
 
 
 def blocking(client: mrelease.Client) -> None:
@@ -80,6 +81,33 @@ async def asynchronous() -> None:
         await samples.aclose()
 
 
+def fleets(placement: Placement) -> None:
+    with mrelease.Fleet(["n7:7443", mrelease.Member("n8", "n8:7443", node=mrelease.NodeRef("n8")), placement], concurrency=8) as fleet:
+        assert_type(fleet, mrelease.Fleet)
+        for node in fleet.get_node(deadline=timedelta(seconds=5)):
+            assert_type(node, mrelease.FleetAnswer[mrelease.Node])
+            assert_type(node.result, mrelease.Node | mrelease.MreleaseError)
+            assert_type(node.error, mrelease.MreleaseError | None)
+        named = mrelease.FleetRequest("n8", mrelease.Pod("uid"), request_id="job-1")
+        for answer in fleet.kill_and_release([("n8", mrelease.Process(1)), placement, named], reason="preempted", deadline=30):
+            assert_type(answer.value(), mrelease.ReleaseResult)
+            assert_type(answer.member.name, str)
+        assert_type([answer.value().processes for answer in fleet.list_processes(limit=1)], list[tuple[mrelease.ProcessInfo, ...]])
+        fleet.kill_and_release([mrelease.Process(1)])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+        fleet.release([("n8", mrelease.Process(1))], grace_period=1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+async def fleets_asynchronous(fleet: mrelease.AsyncFleet) -> None:
+    async def work(client: mrelease.AsyncClient, member: mrelease.Member) -> int:
+        return len(await client.list_processes()) + len(member.name)
+
+    async for answer in fleet.each(work, timeout=5):
+        assert_type(answer, mrelease.FleetAnswer[int])
+    async with mrelease.AsyncFleet() as empty:
+        async for released in empty.release([("n8", mrelease.Cgroup("/a"))], validate_only=True):
+            assert_type(released.result, mrelease.ReleaseResult | mrelease.MreleaseError)
+
+
 def watched(sample: mrelease.MemorySample) -> None:
     assert_type(sample.pressure, mrelease.MemoryPressure | None)
     assert_type(sample.cgroup, mrelease.WatchedCgroup | None)
@@ -94,7 +122,7 @@ def results(result: mrelease.ReleaseResult, node: mrelease.Node, target: mreleas
     assert_type(result.verdict, mrelease.Verdict)
     assert_type(result.released_bytes, int)
     assert_type(result.is_released, bool)
-    assert_type(target, mrelease.Process | mrelease.Container | mrelease.Pod | mrelease.Cgroup)
+    assert_type(target, mrelease.Process | mrelease.Container | mrelease.Pod | mrelease.Cgroup | mrelease.Custom)
     assert_type(result.cgroups, tuple[mrelease.CgroupMemory, ...])
     assert_type(result.unreleased, tuple[mrelease.Unreleased, ...])
     for process in result.processes:

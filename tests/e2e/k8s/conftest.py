@@ -12,6 +12,9 @@ from e2e.cluster import Cluster
 from e2e.k8s.release import ADMIN, TEAM, Release, find_helm
 from e2e.k8s.traces import Traces
 
+#: Common name of examples/memory_floor.py, which sees and kills in one namespace alone.
+FLOOR = "floor"
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Everything here needs a cluster."""
@@ -21,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def values(team_namespace: str) -> dict[str, Any]:
-    """What an administrator writes down: everybody's rights, and a second caller who has them in one namespace alone."""
+    """What an administrator writes down: everybody's rights, and two callers who have some of them in one namespace alone."""
     rules = [
         {"name": "administrators", "callers": [{"cn": ADMIN}], "methods": ["*"]},
         {"name": "inside", "callers": [{"unix_uid": 0}], "methods": ["GetNode", "ListProcesses", "WatchMemory"]},
@@ -31,8 +34,14 @@ def values(team_namespace: str) -> dict[str, Any]:
             "methods": ["KillAndRelease", "Release", "ListProcesses"],
             "targets": {"namespaces": [team_namespace]},
         },
+        {
+            "name": "floor",
+            "callers": [{"cn": FLOOR}],
+            "methods": ["GetNode", "WatchMemory", "ListProcesses", "Reclaim"],
+            "targets": {"namespaces": [team_namespace]},
+        },
     ]
-    return {"policy": {"version": 1, "rules": rules}, "tls": {"clients": [ADMIN, TEAM]}}
+    return {"policy": {"version": 1, "rules": rules}, "tls": {"clients": [ADMIN, TEAM, FLOOR]}}
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,34 @@ memory = b"x" * ({SIZE} << 20)
 pathlib.Path("/tmp/full").touch()
 os.read(os.open("/hang/file", os.O_RDONLY | os.O_DIRECT), 4096)
 """
+#: The lab's lock_mmap: once the file GO is there a thread sleeps with mmap_lock held, and process_mrelease(2) has to wait for it.
+GO = "/tmp/go"
+LOCK = f"""
+import _thread, ctypes, os, pathlib, time
+memory = b"x" * ({SIZE} << 20)
+cached, direct = os.open("/hang/file", os.O_RDONLY), os.open("/hang/file", os.O_RDONLY | os.O_DIRECT)
+_thread.start_new_thread(os.read, (cached, 4096))
+pathlib.Path("/tmp/full").touch()
+while not os.path.exists("{GO}"):
+    time.sleep(0.01)
+ctypes.CDLL(None).mmap(None, ctypes.c_size_t(4096), 1, 2, direct, ctypes.c_long(0))
+"""
 
 
 @contextlib.contextmanager
-def hanging_pod(cluster: Cluster, node: LocalNode, namespace: str) -> Generator[Pod, None, None]:
-    """A pod that holds SIZE MiB and waits in a read; at the end the file system goes away, and so does it."""
+def hanging_pod(
+    cluster: Cluster,
+    node: LocalNode,
+    namespace: str,
+    *,
+    script: str = _READ,
+    resources: Mapping[str, Any] | None = None,
+    **spec: Any,
+) -> Generator[Pod, None, None]:
+    """A pod that holds SIZE MiB and waits in a read, or does what ``script`` does; at the end the file system goes away, and so does it.
+
+    ``spec``: more of it.
+    """
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         raise Unavailable("no usable /dev/fuse")
     target = f"/run/mrelease-e2e-hang-{namespace}"
@@ -49,7 +72,7 @@ def hanging_pod(cluster: Cluster, node: LocalNode, namespace: str) -> Generator[
         assert server.stdout is not None
         try:
             assert json.loads(server.stdout.readline()) == {"mounted": True}
-            yield _started(cluster, node, namespace, target, server.stdout)
+            yield _started(cluster, node, namespace, target, server.stdout, script, resources, spec)
         finally:
             server.stdin.close()  # it ends, the connection is aborted, and who waits goes on
             server.wait()
@@ -58,10 +81,20 @@ def hanging_pod(cluster: Cluster, node: LocalNode, namespace: str) -> Generator[
             node.path(target).rmdir()
 
 
-def _started(cluster: Cluster, node: LocalNode, namespace: str, target: str, said: Any) -> Pod:
-    made = hog("victim", SIZE, cluster.image, node=node.name, restart="Never")
+def _started(
+    cluster: Cluster,
+    node: LocalNode,
+    namespace: str,
+    target: str,
+    said: Any,
+    script: str,
+    resources: Mapping[str, Any] | None,
+    spec: Mapping[str, Any],
+) -> Pod:
+    made = hog("victim", SIZE, cluster.image, node=node.name, restart="Never", resources=resources)
+    made["spec"] |= spec
     (container,) = made["spec"]["containers"]
-    container |= {"command": [PYTHON, "-Sc", _READ], "volumeMounts": [{"name": "hang", "mountPath": "/hang"}]}
+    container |= {"command": [PYTHON, "-Sc", script], "volumeMounts": [{"name": "hang", "mountPath": "/hang"}]}
     made["spec"]["volumes"] = [{"name": "hang", "hostPath": {"path": target}}]
     victim = cluster.run_pod(made, namespace)
     assert json.loads(said.readline())["request"] == "READ"

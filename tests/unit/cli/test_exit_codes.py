@@ -14,6 +14,7 @@ KINDS = [k for k in vars(errors).values() if isinstance(k, type) and issubclass(
 EXPECTED: dict[type[errors.AgentError], int] = {
     errors.InvalidField: 2,
     errors.FeatureUnavailable: 4,
+    errors.TargetKindUnavailable: 4,
     errors.TargetAmbiguous: 2,
     errors.UnknownMethod: 2,
     errors.RequestIdReused: 2,

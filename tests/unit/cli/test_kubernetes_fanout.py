@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from mrelease import AsyncClient, errors
+from mrelease.cli import fanout as nodes
 from mrelease.cli.kube import fanout
 from mrelease.cli.kube.settings import KubeSettings
 from mrelease.errors import NoAgent
@@ -71,7 +72,7 @@ async def test_each_node_has_its_answer_or_its_error(cluster: Cluster, agent: Fa
 
 
 async def test_so_many_at_the_same_time_and_no_more(cluster: Cluster, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fanout, "CONCURRENCY", 2)
+    monkeypatch.setattr(nodes, "CONCURRENCY", 2)
     cluster.found = {f"n{number}": agent.address for number in range(6)}
     now, most = 0, 0
     both = asyncio.Event()
@@ -98,9 +99,9 @@ async def test_a_bar_shows_how_many_nodes_are_done_and_goes(cluster: Cluster, mo
             return super().write(text)
 
     shown = Shown()
-    monkeypatch.setattr(fanout, "can_draw", lambda: True)
-    monkeypatch.setattr(fanout, "DELAY", 0)
-    monkeypatch.setattr(fanout, "console", lambda: Console(file=shown, force_terminal=True, width=80))
+    monkeypatch.setattr(nodes, "can_draw", lambda: True)
+    monkeypatch.setattr(nodes, "DELAY", 0)
+    monkeypatch.setattr(nodes, "console", lambda: Console(file=shown, force_terminal=True, width=80))
 
     async def work(node: str, _client: AsyncClient) -> None:
         if node == "n1":

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from datetime import datetime, timedelta, timezone
 from typing import get_args
 
@@ -146,7 +148,10 @@ def test_a_duration_that_is_none_is_a_value_error(seconds: float) -> None:
 def test_a_bare_number_is_no_target() -> None:
     with mrelease.Client("unix:///nowhere") as client, pytest.raises(TypeError, match=r"Process\(4711\)"):
         client.kill_and_release(4711)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    with mrelease.Client("unix:///nowhere") as client, pytest.raises(TypeError, match=r"Process, Container, Pod or Cgroup, not str$"):
+    with (
+        mrelease.Client("unix:///nowhere") as client,
+        pytest.raises(TypeError, match=r"Process, Container, Pod, Cgroup or Custom, not str$"),
+    ):
         client.list_processes(within="/a")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
@@ -157,6 +162,22 @@ def test_models_are_values() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         process.pid = 2  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
     assert len({mrelease.Pod("u", ("a",)), mrelease.Pod("u", ("a",)), mrelease.Container("u"), mrelease.Cgroup("u")}) == 3
+
+
+def test_a_custom_target_is_a_value_whose_attributes_nobody_changes() -> None:
+    given = {"step": "0", "job": "12"}
+    target = mrelease.Custom("slurm", given)
+    given["job"] = "13"
+    assert target == mrelease.Custom("slurm", {"job": "12", "step": "0"})
+    assert len({target, mrelease.Custom("slurm", {"job": "12", "step": "0"}), mrelease.Custom("slurm", {"job": "12"})}) == 2
+    assert str(target) == "slurm job=12 step=0"
+    assert pickle.loads(pickle.dumps(target)) == target
+    assert copy.deepcopy(target) == target
+    with pytest.raises(TypeError):
+        target.attributes["job"] = "13"  # type: ignore[index]  # pyright: ignore[reportIndexIssue]
+    with pytest.raises(TypeError, match="are texts"):
+        mrelease.Custom("slurm", {"job": 12})  # type: ignore[dict-item]  # pyright: ignore[reportArgumentType]
+    assert str(mrelease.Custom("x", {"a": "\u202e"})) == "x a=\\u202e"
 
 
 def test_reclaimable_is_what_the_death_gives_back() -> None:

@@ -69,16 +69,26 @@ def test_the_environment_gives_all_or_nothing(pki: Pki, monkeypatch: pytest.Monk
 
 def test_new_certificates_are_taken_when_they_belong_together(pki: Pki) -> None:
     credentials = Credentials(pki.tls())
-    assert not credentials.renew()
     first = credentials.current
+    assert credentials.renewed() is first
     new = pki.issue("new")
     pki.pair("client").cert.write_bytes(new.cert.read_bytes())
-    assert not credentials.renew()  # its key has not come yet
-    assert credentials.current is first
+    assert credentials.renewed() is first  # its key has not come yet
     pki.pair("client").key.write_bytes(new.key.read_bytes())
-    assert credentials.renew()
-    assert credentials.current is not first
-    assert not credentials.renew()
+    second = credentials.renewed()
+    assert second is not first
+    assert credentials.renewed() is second
+
+
+def test_clients_with_the_same_files_share_what_was_read_until_it_changes(pki: Pki) -> None:
+    first = Credentials.of(pki.tls())
+    assert Credentials.of(pki.tls(server_name="node7")) is first
+    new = pki.issue("new")
+    pki.pair("client").cert.write_bytes(new.cert.read_bytes())
+    with pytest.raises(InvalidTLS, match="is not the key of"):
+        Credentials.of(pki.tls())
+    pki.pair("client").key.write_bytes(new.key.read_bytes())
+    assert Credentials.of(pki.tls()) is not first
 
 
 def test_why_an_agent_would_not_accept_a_certificate(pki: Pki, tmp_path: Path) -> None:
