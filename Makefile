@@ -33,6 +33,14 @@ e2e-up: .venv/.dev ## start the cluster with the agent's image, print its KUBECO
 e2e-down: ## end the cluster and remove all of it but the cache
 	@tests/e2e/cluster/down
 
+.PHONY: test-plugins
+test-plugins: .venv/.dev .venv/.plugins ## the tests with real Slurm, Dask, Celery and Ray, as root (ARGS="tests/plugins/slurm" chooses)
+	$(BIN)/pytest -m plugins --timeout 600 $(ARGS)
+
+.PHONY: bench-plugins
+bench-plugins: .venv/.dev .venv/.plugins ## measure the orchestrators alone and with us, as root, write docs/plugins (ARGS="--only ray")
+	PYTHONPATH=tests $(BIN)/python -m plugins.bench $(ARGS)
+
 .PHONY: bench
 bench: .venv/.dev ## measure against kill(2), C, ctr and earlyoom, write docs/performance.md (ARGS="--only idle,rpc", ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
@@ -42,11 +50,12 @@ fuzz: .venv/.fuzz ## look for inputs that break the agent or the SDK, 60 s for e
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(ARGS)
 
 .PHONY: picture
-picture: .venv/.dev ## take the picture of `mrelease top` for README.md, as root
+picture: .venv/.dev ## take the pictures of `mrelease top` and of the dashboard, as root
 	PYTHONPATH=tests $(BIN)/python -m support.top_picture docs/img/top.svg
+	PYTHONPATH=tests $(BIN)/python -m support.dashboard_picture docs/img/dashboard.svg
 
 .PHONY: lint
-lint: .venv/.dev ## ruff, mypy, pyright, buf
+lint: .venv/.dev .venv/.plugins ## ruff, mypy, pyright, buf
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -64,6 +73,7 @@ generate: .venv/.dev ## regenerate client/mrelease/v1 from proto/, and the refer
 	scripts/generate
 	$(BIN)/python scripts/reference.py
 	$(BIN)/python scripts/least_privilege.py
+	$(BIN)/python scripts/dashboard.py
 
 .PHONY: sbom
 sbom: .venv/.run ## write what is installed as a bill of materials: dist/sbom.json, CycloneDX
@@ -89,8 +99,12 @@ clean: ## remove what make made
 
 .venv/.dev: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "installing mrelease and its development tools into .venv ..." >&2
-	@$(INSTALL) --editable '.[agent,cli,certs,kubernetes,plot,dev]'
+	@$(INSTALL) --editable '.[agent,cli,certs,kubernetes,controller,plot,dev]'
 	@touch $@ .venv/.run
+
+.venv/.plugins: .venv/.dev
+	@$(INSTALL) --editable '.[plugins]'
+	@touch $@
 
 .venv/.fuzz: .venv/.dev
 	@$(INSTALL) --editable '.[fuzz]'

@@ -23,6 +23,13 @@ CASES: Final[Mapping[str, tuple[str, ...]]] = {
     "cert-manager": ("tls.mode=certManager",),
     "issuer": ("tls.mode=certManager", "tls.certManager.issuerRef.kind=ClusterIssuer", "tls.certManager.issuerRef.name=corporate"),
     "existing": ("tls.mode=existing", "tls.existing.serverSecret=agents"),
+    "controller": (
+        "controller.enabled=true",
+        "controller.config.margin=10s",
+        "controller.config.namespaces.kill={batch-*}",
+        "podMonitor.enabled=true",
+        "networkPolicy.from[0].namespaceSelector.matchLabels.team=nodes",
+    ),
     "all": (
         "fullnameOverride=reaper",
         "image.digest=sha256:" + "0" * 64,

@@ -37,7 +37,7 @@ _MODULES_LEFT_OUT = {
     "readline*", "xx*",
 }  # fmt: skip
 #: Of the environment's bin, what a container is started with; the rest are shell scripts and tools of dependencies.
-_PROGRAMS = ("python", "python3", "mrelease", "mrelease-agent")
+_PROGRAMS = ("python", "python3", "mrelease", "mrelease-agent", "mrelease-controller")
 _SBOM = "usr/share/mrelease/sbom.cdx.json"
 _FILES = {
     "etc/passwd": "root:x:0:0:root:/:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n",
