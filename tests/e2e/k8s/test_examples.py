@@ -98,6 +98,8 @@ def test_the_floor_is_kept_by_one_death_when_the_kernel_says_that_tasks_wait(
     # Were somebody else on this machine to take what came back, the next one's turn would be right.
     assert others or phases(release, team_namespace)["floor-small"] == "Running"
     assert cluster.pod("floor-burstable", team_namespace).containers == better.containers
+    # The namespace is every test's.
+    cluster.kubectl("delete", "pods", "--all", "--now", "-n", team_namespace)
 
 
 def crash(release: Release, node: str) -> None:
