@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from mrelease import _plugins
 from mrelease.errors import MreleaseError, ResolutionError
@@ -134,3 +134,19 @@ def silent_server() -> Generator[str]:
     """``host:port`` of a server that takes connections and never answers, as an orchestrator that hangs."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def add_tests(kit: type, checks: Sequence[Check[Any]]) -> None:
+    """Make every check a test of pytest: a method ``test_NAME`` of ``kit``, which looks at what its method ``subject`` returns."""
+    for each in checks:
+        setattr(kit, f"test_{each.name}", _test(each))
+
+
+def _test(each: Check[Any]) -> Callable[[Any], None]:
+    def test(self: Any) -> None:
+        finding = each.run(self.subject())
+        if finding.wrong:
+            raise AssertionError(f"{finding.demand}. But {finding.wrong}")
+
+    test.__doc__ = each.demand
+    return test

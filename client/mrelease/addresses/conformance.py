@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from mrelease._conformance import Check, Finding, Skip, at_once, describe, ended, leaks, poor, silent_server
+from mrelease._conformance import Check, Finding, Skip, add_tests, at_once, describe, ended, leaks, poor, silent_server
 from mrelease.addresses import Agent, Finder, checked
 from mrelease.errors import MreleaseError, NoAgent, ResolutionError
 
@@ -147,15 +147,4 @@ class FinderConformance:
         raise NotImplementedError
 
 
-def _test(each: Check[Subject]) -> Callable[[FinderConformance], None]:
-    def test(self: FinderConformance) -> None:
-        finding = each.run(self.subject())
-        if finding.wrong:
-            raise AssertionError(f"{finding.demand}. But {finding.wrong}")
-
-    test.__doc__ = each.demand
-    return test
-
-
-for _check in CHECKS:
-    setattr(FinderConformance, f"test_{_check.name}", _test(_check))
+add_tests(FinderConformance, CHECKS)

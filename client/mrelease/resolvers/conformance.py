@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mrelease._conformance import Check, Finding, Skip, at_once, describe, ended, leaks, poor, silent_server
+from mrelease._conformance import Check, Finding, Skip, add_tests, at_once, describe, ended, leaks, poor, silent_server
 from mrelease._models import Process
 from mrelease.errors import InvalidReference, MreleaseError, NoAgent, NotPlaced, ReferenceNotFound, ResolutionError
 from mrelease.resolvers import Placement, Reference, Resolver, find
@@ -237,18 +237,7 @@ class ResolverConformance:
         raise NotImplementedError
 
 
-def _test(each: Check[Subject]) -> Callable[[ResolverConformance], None]:
-    def test(self: ResolverConformance) -> None:
-        finding = each.run(self.subject())
-        if finding.wrong:
-            raise AssertionError(f"{finding.demand}. But {finding.wrong}")
-
-    test.__doc__ = each.demand
-    return test
-
-
-for _check in CHECKS:
-    setattr(ResolverConformance, f"test_{_check.name}", _test(_check))
+add_tests(ResolverConformance, CHECKS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
