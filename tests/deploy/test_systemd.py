@@ -133,7 +133,7 @@ def test_memory_is_back_under_it_whoever_the_victim_belongs_to(sandboxed: Agent,
             raise lab.Unavailable("no CPU weights can be written here")
         result = node.kill_and_release(Process(victim.pid), boost=boost)
         assert result.is_released
-        assert result.released_bytes >= SIZE * 0.99
+        assert result.released_bytes >= SIZE * 0.98
         assert lab.rss_anon(victim.pid) < SIZE * 0.01
 
 

@@ -47,7 +47,7 @@ def test_a_paused_container(node: Client, controller: str, file: str, frozen: st
         result = node.kill_and_release(target, timeout=30)
         assert result.verdict in (Verdict.RELEASED, Verdict.EXITED), result
         assert {process.pid for process in result.processes} == {victim.pid for victim in victims}
-        assert result.released_bytes >= 3 * SIZE * 0.99
+        assert result.released_bytes >= 3 * SIZE * 0.98
         assert all(lab.rss_anon(victim.pid) < SIZE // 100 for victim in victims)
         freezer.write(file, thawed)
         assert all(victim.exited() for victim in victims)
@@ -80,7 +80,7 @@ def test_a_container_of_every_kind(node: Client) -> None:
         assert all(found[victim.pid].outcome is Outcome.RELEASED for victim in stuck)
         assert all(found[victim.pid].state == "D" for victim in stuck[:1])
         assert all(lab.rss_anon(pid) < SIZE // 100 for pid in members)
-        assert result.released_bytes >= 8 * SIZE * 0.99
+        assert result.released_bytes >= 8 * SIZE * 0.98
         assert not outside.exited(0)
 
 
@@ -92,4 +92,4 @@ def test_a_container_that_terminates_with_one_thread_stuck(node: Client) -> None
         result = node.release(target, timeout=30)
         assert result.verdict is Verdict.RELEASED, result
         assert [process.pid for process in result.processes] == [victim.pid]
-        assert result.released_bytes >= SIZE * 0.99
+        assert result.released_bytes >= SIZE * 0.98

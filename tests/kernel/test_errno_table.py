@@ -141,7 +141,7 @@ def test_an_answer(case: Case, agent: Agent, run_dir: Path) -> None:
             assert found.cause
             assert found.remedy
     if case.proof is Proof.RELEASE:
-        assert found.released_bytes >= SIZE * 0.99
+        assert found.released_bytes >= SIZE * 0.98
         assert found.errno_name == ""
 
 
@@ -193,7 +193,7 @@ def test_where_the_call_is_forbidden_the_agent_says_so_and_kills_all_the_same(ho
         with lab.live(SIZE) as victim:
             (found,) = node.kill_and_release(Process(victim.pid), wait=Wait.EXITED).processes
             assert (found.outcome, found.proof) == (Outcome.EXITED, Proof.EXIT)
-            assert found.released_bytes >= SIZE * 0.99
+            assert found.released_bytes >= SIZE * 0.98
             assert victim.exited(0)
         with stands_at_its_exit() as victim:
             (found,) = node.kill_and_release(Process(victim.pid), timeout=SHORT).processes
@@ -218,4 +218,4 @@ def test_a_cgroup_of_its_own_proves_what_the_call_cannot(run_dir: Path) -> None:
         (found,) = node.kill_and_release(Process(victim.pid)).processes
         assert found.outcome is Outcome.EXITED
         assert found.proof in (Proof.CGROUP, Proof.EXIT)
-        assert found.released_bytes >= SIZE * 0.99
+        assert found.released_bytes >= SIZE * 0.98

@@ -77,9 +77,9 @@ def test_every_process_of_a_container_dies_and_nobody_else(node: Client, here: N
         result = node.kill_and_release(Container(cid), wait=Wait.EXITED, timeout=30)
         assert result.verdict in (Verdict.RELEASED, Verdict.EXITED), result
         assert {process.pid for process in result.processes} == {victim.pid for victim in victims}
-        assert result.released_bytes >= 5 * SIZE * 0.99
+        assert result.released_bytes >= 5 * SIZE * 0.98
         (charge,) = result.cgroups
-        assert charge.before_bytes - charge.after_bytes >= 5 * SIZE * 0.99
+        assert charge.before_bytes - charge.after_bytes >= 5 * SIZE * 0.98
         assert all(victim.exited(0) for victim in victims)
         assert not neighbour.exited(0)
 
@@ -164,7 +164,7 @@ def test_a_container_with_a_process_in_d_state_gives_all_back(node: Client, here
         result = node.kill_and_release(Container(cid), timeout=30)
         assert result.verdict is Verdict.RELEASED, result
         assert {process.pid for process in result.processes} == {stuck.pid, other.pid}
-        assert result.released_bytes >= 2 * SIZE * 0.99
+        assert result.released_bytes >= 2 * SIZE * 0.98
 
 
 def test_release_of_a_container_touches_only_the_dying(node: Client, here: Node) -> None:
@@ -310,4 +310,4 @@ def test_who_is_gone_before_its_turn_is_in_the_result_all_the_same(node: Client,
         result = node.kill_and_release(Container(cid), wait=Wait.EXITED, timeout=60)
         assert len(result.processes) == 100
         assert result.verdict in (Verdict.RELEASED, Verdict.EXITED)
-        assert result.released_bytes >= 100 << 20
+        assert result.released_bytes >= (100 << 20) * 0.98

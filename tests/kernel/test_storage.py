@@ -18,7 +18,7 @@ def test_a_writer_to_a_frozen_file_system_gives_its_memory_back_and_exits_at_the
         result = node.kill_and_release(Process(victim.pid), timeout=30)
         (killed,) = result.processes
         assert (killed.outcome, killed.proof) == (Outcome.RELEASED, Proof.RELEASE), killed
-        assert killed.released_bytes >= SIZE * 0.99
+        assert killed.released_bytes >= SIZE * 0.98
         assert killed.exit_duration is None
         assert not victim.exited(0)
         assert lab.state(victim.pid, victim.tid) == "D"
@@ -45,7 +45,7 @@ def test_memory_in_swap_comes_back_and_is_counted(node: Client) -> None:
         assert (killed.outcome, killed.proof) == (Outcome.RELEASED, Proof.RELEASE), killed
         assert killed.memory_before is not None
         assert killed.memory_before.swap_bytes >= SIZE * 0.99
-        assert killed.released_bytes >= SIZE * 0.99
+        assert killed.released_bytes >= SIZE * 0.98
         assert lab.field_bytes(victim.pid, "VmSwap") <= SIZE * 0.01
         assert lab.meminfo("SwapFree") - free >= SIZE * 0.5
 
@@ -55,5 +55,5 @@ def test_memory_in_swap_of_one_that_exits_by_itself(node: Client) -> None:
         free = lab.meminfo("SwapFree")
         (killed,) = node.kill_and_release(Process(victim.pid), timeout=30, wait=Wait.EXITED).processes
         assert killed.outcome in (Outcome.RELEASED, Outcome.EXITED)
-        assert killed.released_bytes >= SIZE * 0.99
+        assert killed.released_bytes >= SIZE * 0.98
         assert lab.meminfo("SwapFree") - free >= SIZE * 0.5

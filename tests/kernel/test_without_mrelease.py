@@ -45,7 +45,7 @@ def test_who_can_die_exits_and_that_is_the_proof(node: Client, make: Maker) -> N
     with make(SIZE) as victim:
         (killed,) = node.kill_and_release(Process(victim.pid), wait=Wait.EXITED, timeout=30).processes
         assert (killed.outcome, killed.proof) == (Outcome.EXITED, Proof.EXIT), killed
-        assert killed.released_bytes >= SIZE * 0.99
+        assert killed.released_bytes >= SIZE * 0.98
         assert killed.release_attempts == 0
         assert victim.exited(0)
 

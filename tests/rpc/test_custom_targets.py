@@ -177,7 +177,7 @@ def test_a_job_of_slurm_gives_its_memory_back_and_slurmstepd_lives(
     result = node.kill_and_release(target, reason="preempted")
     assert result.verdict is Verdict.RELEASED
     assert {each.pid for each in result.processes} == {stuck.pid, live.pid}
-    assert result.released_bytes >= 48 * lab.MIB
+    assert result.released_bytes >= 48 * lab.MIB * 0.98
     assert step.path in {charge.path for charge in result.cgroups}
     assert lab.state(stepd.pid) in "SR"
 

@@ -176,7 +176,7 @@ def test_pages_over_http(run_dir: Path) -> None:
         with pytest.raises(errors.Protected):
             node.kill_and_release(Process(1))
         assert scrape.metric(agent, "mrelease_outcomes_total", method="KillAndRelease", outcome="RELEASED") == 1
-        assert scrape.metric(agent, "mrelease_released_bytes_total") == released >= SIZE
+        assert scrape.metric(agent, "mrelease_released_bytes_total") == released >= SIZE * 0.98
         assert scrape.metric(agent, "mrelease_requests_total", method="KillAndRelease", code="OK") == 1
         scrape.wait_metric(agent, 1, "mrelease_requests_total", method="KillAndRelease", code="PERMISSION_DENIED")
         for step in ("resolve", "kill", "release", "total"):

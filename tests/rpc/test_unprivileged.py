@@ -75,7 +75,7 @@ def test_it_serves_the_processes_of_its_user(unprivileged: Agent) -> None:
     with unprivileged.client() as node, lab.live(SIZE, uid=own_user(unprivileged)) as victim, lab.hold_at_exit(victim):
         (killed,) = node.kill_and_release(Process(victim.pid)).processes
         assert killed.outcome is Outcome.RELEASED
-        assert killed.released_bytes >= SIZE * 0.99
+        assert killed.released_bytes >= SIZE * 0.98
 
 
 def roots_process() -> int:

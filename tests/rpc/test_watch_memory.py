@@ -153,7 +153,7 @@ def test_a_container_is_watched_by_its_id(node: Client) -> None:
         watched = next(samples).cgroup
         assert watched is not None
         assert watched.path == in_hierarchy(group)
-        assert watched.usage_bytes >= SIZE
+        assert watched.usage_bytes >= SIZE * 0.98
 
 
 def test_a_cgroup_that_is_removed_ends_the_watch(node: Client) -> None:

@@ -24,7 +24,7 @@ def test_what_a_stuck_process_held_is_there_for_the_next(node: Client, agent: Ag
             assert before < size // 2
             result = node.kill_and_release(Process(victim.pid))
             assert result.verdict is Verdict.RELEASED, result
-            assert result.released_bytes >= size * 0.99
+            assert result.released_bytes >= size * 0.98
             lab.until(lambda: available() - before >= size * 0.95, "what was released is available")
             with lab.live(int(size * 0.95)):
                 assert exhaust.oom_kills() == kills
@@ -44,7 +44,7 @@ def test_the_agent_answers_while_the_oom_killer_is_at_work(node: Client, agent: 
             assert lab.field_bytes(agent.pid, "VmLck")
             (killed,) = node.kill_and_release(Process(victim.pid)).processes
             assert killed.outcome is Outcome.RELEASED, killed
-            assert killed.released_bytes >= size * 0.99
+            assert killed.released_bytes >= size * 0.98
             killer.wait_killed()
         assert exhaust.oom_kills() >= kills + 2
         assert not victim.exited(0)

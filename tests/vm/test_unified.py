@@ -58,7 +58,7 @@ def test_a_frozen_container_dies_and_gives_all_back(node: Client) -> None:
         lab.until(lambda: "frozen 1" in group.read("cgroup.events"), "the freezing")
         result = node.kill_and_release(Container(cid), wait=Wait.EXITED, timeout=60)
         assert result.verdict in (Verdict.RELEASED, Verdict.EXITED), result
-        assert result.released_bytes >= 3 * SIZE * 0.99
+        assert result.released_bytes >= 3 * SIZE * 0.98
         assert all(victim.exited(0) for victim in victims)
 
 

@@ -102,7 +102,7 @@ def test_memory_of_a_container_is_back_and_its_pod_goes_on(cluster: Cluster, vic
 
     # Where nothing starves the victim it may be faster than the reaper: EXITED.
     assert result.is_released
-    assert result.released_bytes >= SIZE * MIB
+    assert result.released_bytes >= SIZE * MIB * 0.98
     assert [process.command for process in result.processes] == ["python"]
     # kubelet starts the container once more, in the sandbox that was there: same pod, same address.
     until(lambda: cluster.pod("victim", victim.namespace).restarts["hog"] == 1, "the container to be started again")

@@ -28,7 +28,7 @@ def test_a_killed_containers_memory_is_back_and_its_pod_goes_on(
         result = agent.kill_and_release(Container(killed), wait=Wait.EXITED, reason="end to end")
         assert wait_readable(pidfd, 0), "the agent says that the victim has exited, and the kernel does not"
     assert result.is_released
-    assert result.released_bytes >= SIZE * MIB
+    assert result.released_bytes >= SIZE * MIB * 0.98
     again = await_restart(cluster, victim, "hog")
     assert (again.uid, again.address, again.restarts["hog"]) == (victim.uid, victim.address, 1)
     assert again.containers["hog"] != killed
@@ -60,7 +60,7 @@ def test_pods_of_each_quality_of_service(release: Release, cluster: Cluster, nam
         assert listed.qos is qos
         result = agent.kill_and_release(PodTarget(victim.uid))
     assert result.is_released
-    assert result.released_bytes >= SIZE * MIB
+    assert result.released_bytes >= SIZE * MIB * 0.98
     assert await_restart(cluster, victim, "hog").uid == victim.uid
 
 
@@ -132,7 +132,7 @@ def test_an_init_container_that_is_killed_begins_again_and_the_pod_comes_up(
     with release.client(victim_node) as agent:
         result = agent.kill_and_release(PodTarget(victim.uid))
     assert result.is_released
-    assert result.released_bytes >= SIZE * MIB
+    assert result.released_bytes >= SIZE * MIB * 0.98
     cluster.wait("pod/victim", "condition=Ready", namespace)
     assert dict(cluster.pod("victim", namespace).restarts) == {"init": 1, "hog": 0}
 
@@ -170,7 +170,7 @@ def test_files_of_a_memory_volume_outlive_the_kill_and_the_result_says_so(
         result = agent.kill_and_release(Container(victim.containers["hog"]))
     kept = {found.cause: found.size_bytes for found in result.unreleased}
     assert kept[UnreleasedCause.SHMEM] >= written * MIB
-    assert result.released_bytes >= SIZE * MIB
+    assert result.released_bytes >= SIZE * MIB * 0.98
     again = await_restart(cluster, victim, "hog")
     said = cluster.exec(again, PYTHON, "-Sc", "import os; print(os.stat('/shared/file').st_size)", container="hog")
     assert int(said) == written * MIB

@@ -54,7 +54,7 @@ def test_an_upgrade_in_the_middle_of_a_kill_lets_it_end_and_its_caller_hears_of_
         assert not answer.done(), "the agent ended only after the kill"
         result = answer.result(timeout=90)
     assert result.is_released
-    assert result.released_bytes >= SIZE * MIB
+    assert result.released_bytes >= SIZE * MIB * 0.98
     assert [process.step for process in result.processes] != [Step.GRACE], "the victim ended by itself"
     release.await_agents()
     assert release.agents()[victim_node].uid != old.uid

@@ -53,7 +53,7 @@ def test_nanny_alone_never_gets_the_memory_back_and_a_reference_does(dask: Clust
 
             assert not isinstance(acted.result, Exception), acted.result
             assert acted.result.is_released
-            assert acted.result.released_bytes >= HANGING
+            assert acted.result.released_bytes >= HANGING * 0.98
             assert case.stuck.held_bytes() < NOTHING
             assert not case.stuck.has_exited()
         assert pid_of(client, workers["other"]) == other
