@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,3 +88,28 @@ def test_the_controller_takes_from_the_agent_what_any_daemon_needs() -> None:
     for path in files("mrelease_controller"):
         rooms = {room_of(module) for module in imported(path) if module.startswith("mrelease_agent")}
         assert rooms <= {"config", "telemetry", "guard"}, path
+
+
+def test_the_map_in_contributing_has_every_room_and_no_arrow_that_is_not_there() -> None:
+    """Drawn by hand for the eye; what it draws among the agent's rooms is what the source imports."""
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn = re.search(r"subgraph server.*?\n(.*?)\n    end", text, re.DOTALL)
+    assert drawn
+    arrows: set[tuple[str, str]] = set()
+    for line in drawn[1].splitlines():
+        chain = [name.strip() for name in line.split("-->")]
+        arrows |= set(zip(chain, chain[1:], strict=False))
+    folder = PACKAGES["mrelease_agent"]
+    used = {
+        (path.relative_to(folder).parts[0].removesuffix(".py"), room_of(module))
+        for path in files("mrelease_agent")
+        for module in imported(path)
+        if module.startswith("mrelease_agent.")
+    }
+    assert arrows <= used, "the map draws what is not imported"
+    rooms = {path.name for path in folder.iterdir() if path.is_dir() and any(path.glob("*.py"))}
+    assert rooms <= {name for arrow in arrows for name in arrow}
+    assert all(f"`{room}/`" in text for room in rooms)
+    assert all(
+        f"| `{name}/" in text for name in ("client", "controller", "deploy", "docs", "examples", "proto", "scripts", "server", "tests")
+    )
