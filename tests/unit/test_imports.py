@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_the_map_in_contributing_has_every_room_and_no_arrow_that_is_not_there()
     arrows: set[tuple[str, str]] = set()
     for line in drawn[1].splitlines():
         chain = [name.strip() for name in line.split("-->")]
-        arrows |= set(zip(chain, chain[1:], strict=False))
+        arrows |= set(itertools.pairwise(chain))
     folder = PACKAGES["mrelease_agent"]
     used = {
         (path.relative_to(folder).parts[0].removesuffix(".py"), room_of(module))
