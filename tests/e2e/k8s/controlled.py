@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from e2e.cluster import Cluster, LocalNode, Pod
+from e2e.cluster import Cluster, CommandError, LocalNode, Pod
 from e2e.k8s.release import Release
 from support.lab import MIB, until
 
@@ -49,10 +50,15 @@ class Controlled:
         return {"controller": {"enabled": True, "config": config}}
 
     def pods(self) -> dict[str, Pod]:
-        """Its pods by their names; those that are ending are left out."""
+        """Its pods by their names; those that are ending, or have no address yet, are left out."""
         selector = f"{self.release.selector},app.kubernetes.io/component=controller"
         items = self.cluster.get("pods", namespace=self.release.namespace, selector=selector)["items"]
-        return {item["metadata"]["name"]: Pod.of(item) for item in items if "deletionTimestamp" not in item["metadata"]}
+        pods = [Pod.of(item) for item in items if "deletionTimestamp" not in item["metadata"]]
+        return {pod.name: pod for pod in pods if pod.address}
+
+    def await_rollout(self) -> None:
+        """Wait until as many run as there are to be, each with an address."""
+        self.cluster.await_rollout(f"deployment/{self.name}", self.release.namespace)
 
     def holder(self) -> str:
         """Who holds the lease; empty: nobody."""
@@ -63,11 +69,16 @@ class Controlled:
         until(lambda: self.holder() in self.pods(), "a controller to lead", PATIENCE)
         return self.pods()[self.holder()]
 
-    def metric(self, pod: str, name: str) -> float:
-        """A metric without labels of one of its pods."""
-        path = f"/api/v1/namespaces/{self.release.namespace}/pods/{pod}:9465/proxy/metrics"
-        lines = self.cluster.kubectl("get", "--raw", path).splitlines()
-        return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+    def metric(self, name: str) -> dict[str, float]:
+        """A metric without labels of each of its pods, by the pod's name; of those that do not serve it now there is none."""
+        found = dict[str, float]()
+        for pod in self.pods():
+            # It starts, or it ends, between the list and the question.
+            with contextlib.suppress(CommandError):
+                path = f"/api/v1/namespaces/{self.release.namespace}/pods/{pod}:9465/proxy/metrics"
+                lines = self.cluster.kubectl("get", "--raw", path).splitlines()
+                found[pod] = float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
+        return found
 
     def log(self, pod: str) -> list[Mapping[str, Any]]:
         """What one of its pods has said."""

@@ -150,11 +150,11 @@ def _await_lock(pid: int) -> None:
 
 
 def test_one_leads_and_when_it_ends_the_other_does(controlled: Controlled) -> None:
+    controlled.await_rollout()
     cluster, before = controlled.cluster, controlled.leader()
-    cluster.await_rollout(f"deployment/{controlled.name}", controlled.release.namespace)
 
     def leads() -> dict[str, float]:
-        return {name: controlled.metric(name, "mrelease_controller_leader") for name in controlled.pods()}
+        return controlled.metric("mrelease_controller_leader")
 
     # One that has just been started again holds its lease a moment before it knows.
     until(lambda: sorted(leads().values()) == [0.0, 1.0], "one of two to say that it leads", 60)
@@ -163,10 +163,11 @@ def test_one_leads_and_when_it_ends_the_other_does(controlled: Controlled) -> No
     after = controlled.leader()
     assert after.name != before.name
     until(lambda: leads().get(after.name) == 1, "the other one to say that it leads", 60)
-    cluster.await_rollout(f"deployment/{controlled.name}", controlled.release.namespace)
+    controlled.await_rollout()
 
 
 def test_without_the_api_server_nothing_is_done_and_after_it_all_of_it(controlled: Controlled, node: LocalNode) -> None:
+    controlled.await_rollout()
     cluster, pods = controlled.cluster, list(controlled.pods().values())
     leader = controlled.leader()
     with contextlib.ExitStack() as blocks:
