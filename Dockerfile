@@ -5,7 +5,7 @@ ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
 # Extras of the wheel. `cli` is there so that `kubectl exec` into the agent's pod has `mrelease`; the controller has the same image.
-ARG EXTRAS=agent,cli,controller
+ARG EXTRAS=agent,cli,controller,otel
 ARG SOURCE_DATE_EPOCH=1580601600
 WORKDIR /src
 COPY . .

@@ -37,6 +37,14 @@ e2e-down: ## end the cluster and remove all of it but the cache
 test-plugins: .venv/.dev .venv/.plugins ## the tests with real Slurm, Dask, Celery and Ray, as root (ARGS="tests/plugins/slurm" chooses)
 	$(BIN)/pytest -m plugins --timeout 600 $(ARGS)
 
+.PHONY: test-languages
+test-languages: .venv/.dev examples/javascript/node_modules/.package-lock.json ## the examples in Go and JavaScript against a real agent (ARGS="-k go")
+	cd examples/go && go mod download
+	$(BIN)/pytest -m languages tests/languages $(ARGS)
+
+examples/javascript/node_modules/.package-lock.json: examples/javascript/package-lock.json
+	npm ci --silent --prefix examples/javascript
+
 .PHONY: bench-plugins
 bench-plugins: .venv/.dev .venv/.plugins ## measure the orchestrators alone and with us, as root, write docs/plugins (ARGS="--only ray")
 	PYTHONPATH=tests $(BIN)/python -m plugins.bench $(ARGS)
@@ -44,6 +52,10 @@ bench-plugins: .venv/.dev .venv/.plugins ## measure the orchestrators alone and 
 .PHONY: bench
 bench: .venv/.dev ## measure against kill(2), C, ctr and earlyoom, write docs/performance.md (ARGS="--only idle,rpc", ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+.PHONY: soak
+soak: .venv/.dev ## an observer apart from the agent compares each answer with what it saw, as root (ARGS="--kills 10000", "--for 1h" writes docs/soak.md)
+	@PYTHONPATH=tests $(BIN)/python -m soak $(ARGS)
 
 .PHONY: fuzz
 fuzz: .venv/.fuzz ## look for inputs that break the agent or the SDK, 60 s for each of its readers (ARGS="--seconds 600 --only policy")
@@ -54,13 +66,19 @@ picture: .venv/.dev ## take the pictures of `mrelease top` and of the dashboard,
 	PYTHONPATH=tests $(BIN)/python -m support.top_picture docs/img/top.svg
 	PYTHONPATH=tests $(BIN)/python -m support.dashboard_picture docs/img/dashboard.svg
 
+.PHONY: site
+site: .venv/.dev .venv/.docs ## build the documentation as a site, build/site, and open every page of it in chromium (ARGS="-k search")
+	$(BIN)/python scripts/website.py
+	$(BIN)/pytest -m site $(ARGS)
+
 .PHONY: lint
-lint: .venv/.dev .venv/.plugins ## ruff, mypy, pyright, buf
+lint: .venv/.dev .venv/.plugins ## ruff, mypy, pyright, buf: and the contract keeps what the last release promised
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pyright
 	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code
+	cd proto && for last in released/*.binpb; do ../$(BIN)/buf breaking --against "$$last" || exit; done
 
 .PHONY: format
 format: .venv/.dev ## let ruff and buf lay out the source
@@ -86,11 +104,13 @@ audit-deps: .venv/.run ## ask for known vulnerabilities of what is installed; ne
 
 .PHONY: clean
 clean: ## remove what make made
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache build dist
 
 .venv/bin/pip:
+	@command -v $(PYTHON) >/dev/null || { echo "there is no $(PYTHON) here; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "mrelease needs Python 3.10 or newer: make PYTHON=python3.12 ..." >&2; exit 1; }
-	@$(PYTHON) -m venv .venv || { echo "python3 -m venv does not work here; on Debian and Ubuntu: apt install python3-venv" >&2; rm -rf .venv; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "$(PYTHON) has no venv here; on Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv || { echo "$(PYTHON) -m venv does not work here; why is said above" >&2; rm -rf .venv; exit 1; }
 
 .venv/.run: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "installing mrelease into .venv ..." >&2
@@ -99,11 +119,15 @@ clean: ## remove what make made
 
 .venv/.dev: .venv/bin/pip pyproject.toml constraints.txt
 	@echo "installing mrelease and its development tools into .venv ..." >&2
-	@$(INSTALL) --editable '.[agent,cli,certs,kubernetes,controller,plot,dev]'
+	@$(INSTALL) --editable '.[agent,cli,certs,kubernetes,controller,otel,plot,dev]'
 	@touch $@ .venv/.run
 
 .venv/.plugins: .venv/.dev
 	@$(INSTALL) --editable '.[plugins]'
+	@touch $@
+
+.venv/.docs: .venv/.dev
+	@$(INSTALL) --editable '.[docs]'
 	@touch $@
 
 .venv/.fuzz: .venv/.dev

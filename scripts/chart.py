@@ -51,6 +51,7 @@ CASES: Final[Mapping[str, tuple[str, ...]]] = {
         "podMonitor.enabled=true",
         "podMonitor.labels.release=prometheus",
         "prometheusRule.enabled=true",
+        "prometheusRule.runbookBaseUrl=https://docs.example/runbooks/",
     ),
 }
 _MADE: Final = re.compile(r"^(  (?:ca|tls)\.(?:crt|key)): \S+$", re.MULTILINE)

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+import reference_api
 import reference_cli
 import reference_contract
+import reference_python
 
+from mrelease_agent.config.keys import Key, keys
 from mrelease_agent.config.load import allowed
-from mrelease_agent.config.schema import Key, keys
 from mrelease_agent.config.sources import describe_default
 from mrelease_agent.guard.audit import records
 from mrelease_agent.guard.policy.schema import schema
@@ -112,22 +114,26 @@ def _by_name(family: Any) -> tuple[bool, str]:
 def pages() -> dict[str, str]:
     """Every page by the name of its file."""
     return {
+        "api.md": reference_api.page(NOTICE),
         "audit.schema.json": json.dumps(records.schema(), indent=2) + "\n",
         "cli.md": reference_cli.page(NOTICE),
         "configuration.md": configuration(),
         "errors.md": reference_contract.errors_page(NOTICE),
         "metrics.md": metrics(),
         "outcomes.md": reference_contract.outcomes(NOTICE),
+        "python.md": reference_python.page(NOTICE),
         "policy.schema.json": json.dumps(schema(), indent=2) + "\n",
     }
 
 
 def main() -> int:
-    """Write the pages, or compare them; returns 1 where one is out of date."""
+    """Write the pages, or compare them; returns 1 where one is out of date, or a public name is not documented."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; fail where a page is out of date")
     check = parser.parse_args().check
-    stale = False
+    stale = bool(bare := reference_python.undocumented())
+    if bare:
+        print(f"nothing says what these public names of the SDK mean: {', '.join(bare)}", file=sys.stderr)
     for name, text in pages().items():
         page = PAGES / name
         if not check:

@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         ReleaseProgress,
     )
     from mrelease._tls import TLS
+    from mrelease._trace import trace_context
     from mrelease.errors import AgentError, MreleaseError, NotReleased
 
 # Each is imported when it is first asked for: the agent needs the contract of this package and none of these.
@@ -106,6 +107,7 @@ _HOMES = {
         "ReleaseProgress",
     ),
     "mrelease._tls": ("TLS",),
+    "mrelease._trace": ("trace_context",),
     "mrelease.errors": ("AgentError", "MreleaseError", "NotReleased"),
 }
 _HOME = {name: home for home, names in _HOMES.items() for name in names}
@@ -137,6 +139,8 @@ __all__ = [
     "Member",
     "FleetRequest",
     "FleetAnswer",
+    # in whose trace
+    "trace_context",
     # what to kill, where
     "Target",
     "Process",

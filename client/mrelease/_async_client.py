@@ -10,7 +10,7 @@ from types import TracebackType
 import grpc
 import grpc.aio
 
-from mrelease import _calls, _messages
+from mrelease import _calls, _messages, _trace
 from mrelease._address import parse
 from mrelease._calls import Call, ResponseT, StreamCall, ValueT
 from mrelease._channel import Attempts, Channels
@@ -200,7 +200,7 @@ class AsyncClient:
         while isinstance(answer := await self._attempt(call, attempts.seconds_left()), Failure):
             pause = attempts.pause_after(answer)
             if pause is None:
-                raise to_error(answer, self._address, signals=call.signals)
+                raise to_error(answer, self._address, signals=call.signals, request=call.request)
             await asyncio.sleep(pause)
         return call.decode(answer)
 
@@ -213,7 +213,7 @@ class AsyncClient:
         with self._channels.use() as channel:
             method = channel.unary_unary(call.path, type(call.request).SerializeToString, call.response.FromString)
             try:
-                return await method(call.request, timeout=seconds)
+                return await method(call.request, timeout=seconds, metadata=_trace.metadata())
             except grpc.aio.AioRpcError as error:
                 return Failure(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
 

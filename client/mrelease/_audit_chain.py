@@ -3,6 +3,9 @@
 A record is one line of ASCII: a JSON object that begins with ``event``, ``v``, ``seq``, ``time`` and ``prev``, and ends with ``hash``.
 ``hash`` is the SHA-256 of the line up to and without ``,"hash":``; ``prev`` is the ``hash`` of the record before, so each hash stands for
 all that was ever written. Nothing is parsed and written again to check it: the bytes are what was hashed.
+
+``v`` is the version of the record's other fields. The rule is the same for all of them: a log that a later agent has written is verified,
+and gone on with after a downgrade.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ HEAD: Final = "head"
 _HEAD: Final = re.compile(rb"([0-9]{20}) ([0-9a-f]{64})\n")
 _NAME: Final = re.compile(r"audit-([0-9]{12})(?:-([1-9]))?\.jsonl", re.ASCII)
 _LINE: Final = re.compile(
-    rb'(\{"event":"([a-z]{1,32})","v":1,"seq":([1-9][0-9]{0,17}),"time":"[^"\\]{1,40}","prev":"([0-9a-f]{64})"[ -~]*)'
+    rb'(\{"event":"([a-z]{1,32})","v":[1-9][0-9]{0,3},"seq":([1-9][0-9]{0,17}),"time":"[^"\\]{1,40}","prev":"([0-9a-f]{64})"[ -~]*)'
     rb',"hash":"([0-9a-f]{64})"\}'
 )
 

@@ -9,7 +9,7 @@ from types import TracebackType
 
 import grpc
 
-from mrelease import _calls, _messages
+from mrelease import _calls, _messages, _trace
 from mrelease._address import parse
 from mrelease._calls import Call, ResponseT, StreamCall, ValueT
 from mrelease._channel import Attempts, Channels
@@ -231,7 +231,7 @@ class Client:
         while isinstance(answer := self._attempt(call, attempts.seconds_left()), Failure):
             pause = attempts.pause_after(answer)
             if pause is None:
-                raise to_error(answer, self._address, signals=call.signals)
+                raise to_error(answer, self._address, signals=call.signals, request=call.request)
             time.sleep(pause)
         return call.decode(answer)
 
@@ -244,6 +244,6 @@ class Client:
         with self._channels.use() as channel:
             method = channel.unary_unary(call.path, type(call.request).SerializeToString, call.response.FromString)
             try:
-                return method(call.request, timeout=seconds)
+                return method(call.request, timeout=seconds, metadata=_trace.metadata())
             except grpc.RpcError as error:
                 return Failure(error.code(), error.details() or "", [(m.key, m.value) for m in error.trailing_metadata() or ()])

@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Final
 
 import grpc
+from google.protobuf.message import Message
 
-from mrelease import _status, errors
+from mrelease import _skew, _status, errors
 from mrelease._address import Address, why_unreachable
 
 #: One class for every ``ErrorReason`` of the contract.
@@ -73,20 +74,23 @@ class Failure:
     trailers: Sequence[tuple[str, str | bytes]] | None
 
 
-def to_error(failure: Failure, address: Address, *, signals: bool, streamed: bool = False) -> errors.AgentError:
+def to_error(
+    failure: Failure, address: Address, *, signals: bool, streamed: bool = False, request: Message | None = None
+) -> errors.AgentError:
     """Make the exception; ``signals``: the call may have killed something; ``streamed``: part of its answer has come."""
     details = _status.decode(failure.trailers)
     if details is None or details.domain != _status.DOMAIN:
         return _without_details(failure, address, signals, streamed)
     kind = BY_REASON.get(details.reason, errors.AgentError)
     return kind(
-        failure.message,
+        _skew.named(failure.message, details.metadata.get("field", ""), request),
         code=failure.code,
         reason=details.reason,
         metadata=details.metadata,
         remedy=details.metadata.get("remedy", ""),
         retry_after=None if details.retry_after is None else timedelta(seconds=details.retry_after),
-        nothing_signalled=kind.is_harmless or not signals,
+        # Of a reason that a newer agent has it is not known.
+        nothing_signalled=(kind.is_harmless and details.reason in BY_REASON) or not signals,
     )
 
 

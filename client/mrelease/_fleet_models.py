@@ -39,7 +39,11 @@ MemberLike: TypeAlias = str | Agent | Placement | Member
 
 @dataclass(frozen=True, slots=True)
 class FleetRequest:
-    """One target on one member. ``request_id``: the caller's own name for the operation, best a UUID; empty: the fleet makes one."""
+    """One target on one member.
+
+    ``member``: its name, or one written out; ``target``: what to kill or release there; ``request_id``: the caller's own name for the
+    operation, best a UUID; empty: the fleet makes one.
+    """
 
     member: MemberLike
     target: Target
@@ -54,8 +58,8 @@ RequestLike: TypeAlias = FleetRequest | tuple[MemberLike, Target] | Placement
 class FleetAnswer(Generic[ValueT]):
     """What one member answered, or why it did not.
 
-    ``result``: the value, or the error of this member alone; ``target``: None where the node itself was asked; ``request_id``: of a kill or
-    release, by which ``watch_release`` finds it; ``duration``: from when the member was asked.
+    ``member``: who was asked; ``result``: the value, or the error of this member alone; ``target``: None where the node itself was asked;
+    ``request_id``: of a kill or release, by which ``watch_release`` finds it; ``duration``: from when the member was asked.
     """
 
     member: Member

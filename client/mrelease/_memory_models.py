@@ -58,8 +58,8 @@ class WatchedCgroup:
 class MemorySample:
     """Memory of a node at one moment, as ``watch_memory`` gives it.
 
-    ``pressure``: None where the kernel measures none. ``cgroup``: what was asked for with ``within``. ``triggered``: the trigger fired for
-    this sample. ``node``: who answers, in the first sample alone.
+    ``sample_time``: when it was read; ``memory``: that of the whole node. ``pressure``: None where the kernel measures none. ``cgroup``:
+    what was asked for with ``within``. ``triggered``: the trigger fired for this sample. ``node``: who answers, in the first sample alone.
     """
 
     sample_time: datetime

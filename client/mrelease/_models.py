@@ -332,7 +332,7 @@ class ProcessInfo:
 
 @dataclass(frozen=True, slots=True)
 class ProcessList:
-    """User processes of a node, the one whose death gives most memory back first. Iterates over ``processes``."""
+    """User processes of a node, the one whose death gives most memory back first. Iterates over ``processes``; ``node``: where they are."""
 
     processes: tuple[ProcessInfo, ...]
     node: NodeRef

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from mrelease import errors
+from mrelease import _trace, errors
 from mrelease._address import Address
 from mrelease._calls import ResponseT, StreamCall, ValueT
 from mrelease._channel import Channels
@@ -20,7 +20,7 @@ def iterate(call: StreamCall[ResponseT, ValueT], channels: Channels[grpc.Channel
     with channels.use() as channel:
         method = channel.unary_stream(call.path, type(call.request).SerializeToString, call.response.FromString)
         # Its type differs between versions of the stubs; it is an iterator that can be cancelled.
-        messages: Any = method(call.request, timeout=call.deadline)
+        messages: Any = method(call.request, timeout=call.deadline, metadata=_trace.metadata())
         received = 0
         try:
             for message in messages:
@@ -39,7 +39,7 @@ async def aiterate(
     """``iterate`` for asyncio."""
     with channels.use() as channel:
         method = channel.unary_stream(call.path, type(call.request).SerializeToString, call.response.FromString)
-        messages: Any = method(call.request, timeout=call.deadline)
+        messages: Any = method(call.request, timeout=call.deadline, metadata=_trace.metadata())
         received = 0
         try:
             async for message in messages:
@@ -53,7 +53,7 @@ async def aiterate(
 
 
 def _to_error(failure: Failure, call: StreamCall[ResponseT, ValueT], address: Address, received: int) -> errors.AgentError:
-    error = to_error(failure, address, signals=call.signals, streamed=received > 0)
+    error = to_error(failure, address, signals=call.signals, streamed=received > 0, request=call.request)
     if received and call.signals:
         # What refuses a whole call proves nothing of a stream that had begun.
         error.nothing_signalled = False

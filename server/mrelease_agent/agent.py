@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import resource
@@ -22,7 +23,7 @@ from mrelease_agent.audited import Audited, audited
 from mrelease_agent.audited import feature as audit_feature
 from mrelease_agent.boosting.booster import Booster
 from mrelease_agent.config import Config
-from mrelease_agent.config.values import parse_list
+from mrelease_agent.config.values import ConfigError, parse_list
 from mrelease_agent.config.watched import Watched, polling
 from mrelease_agent.guard import settings as guard_settings
 from mrelease_agent.guard.gate import Gate
@@ -52,6 +53,7 @@ from mrelease_agent.targets.pod_names import PodNamesOnNode
 from mrelease_agent.telemetry import systemd
 from mrelease_agent.telemetry.logs import event
 from mrelease_agent.telemetry.metrics import Metrics, PrometheusMetrics
+from mrelease_agent.telemetry.spans import Traces
 
 if TYPE_CHECKING:
     from mrelease_agent.guard.policy.load import WatchedPolicy
@@ -87,6 +89,7 @@ async def run(config: Config, capabilities: Capabilities, booster: Booster) -> i
         for found in capabilities:
             if not found.available:
                 event(_log, logging.WARNING, "capability off", feature=found.feature.name, why=found.reason, remedy=found.remedy)
+        gc.freeze()  # what is there now stays: to look through all of it for garbage stopped every operation for 20 ms
         systemd.notify(f"READY=1\nSTATUS=serving on {endpoint.listen}")
         pings = loop.create_task(systemd.keep_alive())
         await stop.wait()
@@ -129,6 +132,7 @@ async def serve(
     identity = result_pb2.NodeIdentity(name=config.node_name, boot_id=linux_node.boot_id())
     settings = Settings(config.reap_delay, config.default_timeout, config.max_timeout, Boost[config.boost.upper()])
     side = Reapers(_SIDE_THREADS, _SIDE_THREADS)
+    traces = _traces(config, metrics)
     aids = Aids(booster, side, metrics.step)
     tools = Tools(
         reapers,
@@ -144,15 +148,20 @@ async def serve(
         watched.append(tls.watched)
     gate = _gate(config, metrics, watched)
     kinds = await _kinds(config)
-    execution = Execution(capabilities, tools, aids, metrics, gate, kinds)
-    requests = Requests(config.result_ttl, config.max_results)
+    execution = Execution(capabilities, tools, aids, metrics, gate, kinds, traces)
     async with audited(config, gate, metrics) as audit:
-        with contextlib.closing(booster), prepare(config.listen, group=config.socket_group, relayed=_tells_peers_apart(config)) as endpoint:
+        with (
+            contextlib.closing(booster),
+            contextlib.closing(traces),
+            prepare(config.listen, group=config.socket_group, relayed=_tells_peers_apart(config)) as endpoint,
+        ):
             recovered = booster.recover()
             if recovered:
                 event(_log, logging.WARNING, "recovered", what=str(recovered))
-            server, limits = _server(config, endpoint, metrics, gate, tls)
-            release = ReleaseService(identity, settings, capabilities, execution, operations, requests)
+            server, limits = _server(config, endpoint, metrics, gate, tls, traces)
+            release = ReleaseService(
+                identity, settings, capabilities, execution, operations, Requests(config.result_ttl, config.max_results)
+            )
             nodes = NodeService(identity, capabilities, watchers, SharerSearch(side), gate, kinds)
             health = _add_services(server, config, release, nodes)
             await _start(server, endpoint, tls, limits)
@@ -218,6 +227,21 @@ def _metrics(config: Config, reapers: Reapers, operations: Operations, capabilit
     )
 
 
+def _traces(config: Config, metrics: Metrics) -> Traces:
+    """Where spans go. Raises ConfigError where the library or a file for it is missing."""
+    if not config.otlp_endpoint:
+        return Traces()
+    try:
+        from mrelease_agent.telemetry.otlp import Otlp
+    except ModuleNotFoundError as error:
+        raise ConfigError("otlp_endpoint needs opentelemetry-proto: pip install 'mrelease[otel]', or remove otlp_endpoint") from error
+    resource = {"service.name": "mrelease-agent", "service.version": VERSION, "host.name": config.node_name}
+    try:
+        return Otlp(config.otlp_endpoint, os.environ, resource, VERSION, metrics)
+    except OSError as error:
+        raise ConfigError(f"otlp_endpoint needs {error.filename}, which cannot be read: {error.strerror}") from None
+
+
 def _add_services(server: grpc.aio.Server, config: Config, release: ReleaseService, nodes: NodeService) -> HealthServicer:
     release_service_pb2_grpc.add_ReleaseServiceServicer_to_server(release, server)
     node_service_pb2_grpc.add_NodeServiceServicer_to_server(nodes, server)
@@ -228,13 +252,15 @@ def _add_services(server: grpc.aio.Server, config: Config, release: ReleaseServi
     return health
 
 
-def _server(config: Config, endpoint: Endpoint, metrics: Metrics, gate: Gate, tls: TlsPort | None) -> tuple[grpc.aio.Server, Limits]:
+def _server(
+    config: Config, endpoint: Endpoint, metrics: Metrics, gate: Gate, tls: TlsPort | None, traces: Traces
+) -> tuple[grpc.aio.Server, Limits]:
     limits = Limits(
         # Whoever has all that one caller may have leaves as many to the others.
         calls=2 * (config.max_operations + config.max_watchers + _OTHER_CALLS),
         connections=connections(config.max_connections, _FILES * config.max_operations, relayed=endpoint.relayed),
     )
-    interceptor = Interceptor(metrics, gate, caller_of if tls is None else tls.callers.of, limits.calls)
+    interceptor = Interceptor(metrics, gate, caller_of if tls is None else tls.callers.of, limits.calls, traces)
     options = [*endpoint.channel_options, *(() if tls is None else tls.options), *limits.options]
     return grpc.aio.server(interceptors=[interceptor], options=options), limits
 
@@ -308,6 +334,7 @@ def _http(config: Config, metrics: Metrics, operations: Operations, audit: Audit
         alive=lambda: event_loop_answers(loop),
         ready=lambda: "draining" if operations.draining else audit.why,
         exposition=metrics.exposition,
+        openmetrics=metrics.openmetrics,
     )
     event(_log, logging.INFO, "serving HTTP", listen=str(server.address))
     try:

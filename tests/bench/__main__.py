@@ -1,4 +1,4 @@
-"""``make bench``: measure the contenders side by side, and write docs/performance.md, docs/performance.json and docs/img/bench-*.svg."""
+"""``make bench``: measure the contenders side by side; a section of docs/performance.md, docs/performance.json, docs/img/bench-*.svg."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from bench.cases import CASES
 from bench.contenders import EVERYBODY, Contenders
 from bench.entrants import gather
 from bench.footprint import footprint
+from bench.ghz import ghz
 from bench.goals import goals, wrong_verdicts
 from bench.ground import Ground, sweep
 from bench.guarded import guarded
@@ -83,6 +84,10 @@ def _run(options: Options) -> Results:
         if "stuck" in chosen:
             _say("stuck: Health Checks while reaps are stuck")
             results.stuck = stuck(run, 2 if options.quick else 32, 50 if options.quick else 3000)
+        if "ghz" in chosen:
+            _say("ghz: the agent called from Go, and by the SDK")
+            together, calls, rounds = ((4,), 20, 1) if options.quick else ((1, 16), 500, 3)
+            results.ghz = ghz(run, bench.programs, together, calls, rounds)
         _small_victims(run, bench, results, chosen, quick=options.quick)
         results.cases = [_measure(run, bench, case, contenders) for case in cases]
     return results
@@ -124,15 +129,15 @@ def _measure(run: Run, bench: Bench, case: Case, contenders: Contenders) -> Case
 
 def _write(newer: Results, out: Path) -> Results:
     """Merge into what is in ``out``, and write all of it anew."""
+    from bench import page
     from bench.plots import draw
-    from bench.report import markdown
 
     out.mkdir(parents=True, exist_ok=True)
     results = load(out / "performance.json")
     results.merge(newer, NAMES)
-    pictures = draw(results, out / "img")
-    (out / "performance.md").write_text(markdown(results, pictures), encoding="utf-8")
+    draw(results, out / "img")
     save(results, out / "performance.json")
+    page.write(out)
     return results
 
 

@@ -1,4 +1,4 @@
-"""``python -m bench.fleet``: one caller and 10, 100 and 1,000 agents. Writes docs/fleet-performance.md, .json and docs/img/fleet.svg.
+"""``python -m bench.fleet``: one caller and 10, 100 and 1,000 agents; a section of docs/performance.md, its numbers and its picture.
 
 The agents are servers of their own in four processes, see ``support.fleet_agents``; caller and agents share the CPUs of the machine.
 """
@@ -17,7 +17,9 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from bench import fleet_report
+import msgspec
+
+from bench import fleet_report, page
 from bench.machine import describe
 from bench.scratch import scratch
 from support.fleet_agents import BOOT, fleet_agents
@@ -110,8 +112,8 @@ def main() -> int:
     results.machine["load after"] = f"{os.getloadavg()[0]:.2f} (1 minute); what does not come from caller and agents is of others"
     if options.out is not None:
         _write(results, options.out)
-    for what, wanted, found, met in fleet_report.goals(results):
-        print(f"{'met    ' if met else 'NOT MET'}  {what}: {found} (wanted {wanted})")
+    for goal in fleet_report.goals(results):
+        print(f"{'met    ' if goal.met else 'NOT MET'}  {goal.what}: {goal.found} (wanted {goal.wanted})")
     return 0
 
 
@@ -186,9 +188,14 @@ def _cpu(pids: list[int]) -> float:
 
 
 def _write(results: Results, out: Path) -> None:
-    picture = fleet_report.draw(results, out / "img")
-    (out / "fleet-performance.md").write_text(fleet_report.markdown(results, picture), encoding="utf-8")
+    fleet_report.draw(results, out / "img")
     (out / "fleet-performance.json").write_text(json.dumps({"schema": 1, **asdict(results)}, indent=1) + "\n", encoding="utf-8")
+    page.write(out)
+
+
+def load(file: Path) -> Results:
+    """Read docs/fleet-performance.json."""
+    return msgspec.json.decode(file.read_bytes(), type=Results)
 
 
 def _say(text: str) -> None:

@@ -1,10 +1,12 @@
-"""docs/fleet-performance.md and docs/img/fleet.svg, made from the results alone."""
+"""The section of a fleet in docs/performance.md, and docs/img/fleet.svg: made from the results alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.goals import Goal
+from bench.markdown import facts, table
 from bench.statistics_of import duration
 
 if TYPE_CHECKING:
@@ -24,49 +26,48 @@ def line(size: Size) -> str:
     )
 
 
-def goals(results: Results) -> list[tuple[str, str, str, bool]]:
-    """What was promised, and what was found: what, wanted, found, met."""
-    found: list[tuple[str, str, str, bool]] = []
+def goals(results: Results) -> list[Goal]:
+    """What was promised, and what was found."""
+    found: list[Goal] = []
     for size in results.sizes:
         if size.agents == max(each.agents for each in results.sizes):
             for what, call in (("all answered, connections made", size.first), ("all killed", size.kill)):
                 met = call.most_seconds <= _GOAL_SECONDS
                 title = f"{size.agents:,} agents, {_WAYS[size.tls]}: {what}, longest of {results.rounds}"
-                found.append((title, f"<= {_GOAL_SECONDS:g} s", duration(call.most_seconds, 60), met))
+                found.append(Goal(title, f"<= {_GOAL_SECONDS:g} s", duration(call.most_seconds, 60), met))
     for connections, memory in results.memory.items():
         begin, end = memory[len(memory) // 4], memory[-1]
         title = f"memory of the caller, {connections} connections kept: last call / a quarter of them"
-        found.append((title, f"<= {_GROWTH:g}", f"{end / begin:.2f}", end <= begin * _GROWTH))
+        found.append(Goal(title, f"<= {_GROWTH:g}", f"{end / begin:.2f}", end <= begin * _GROWTH))
     if (odd := results.odd) is not None:
         expected = {"answered": odd.agents - 2, "DeadlineExceeded": 1, "NodeMismatch": 1}
-        found.append(("odd agents: who answered what", "each its own, the rest unaffected", _said(odd.said), odd.said == expected))
+        found.append(Goal("odd agents: who answered what", "each its own, the rest unaffected", _said(odd.said), odd.said == expected))
         title = "odd agents: all others answered after"
-        found.append((title, f"<= {_GOAL_SECONDS:g} s", duration(odd.prompt_seconds, 60), odd.prompt_seconds <= _GOAL_SECONDS))
+        found.append(Goal(title, f"<= {_GOAL_SECONDS:g} s", duration(odd.prompt_seconds, 60), odd.prompt_seconds <= _GOAL_SECONDS))
     return found
 
 
-def markdown(results: Results, picture: str) -> str:
-    """The page; ``picture``: the file's path beside the page."""
-    rows = [["command", f"`PYTHONPATH=tests .venv/bin/{results.command}`"], ["date", results.date]]
+def section(results: Results) -> str:
+    """The section."""
     parts = [
-        "# Performance of a fleet",
-        "Made by `python -m bench.fleet`; the raw numbers are in [fleet-performance.json](fleet-performance.json). Do not edit.",
-        _table(["", ""], [*rows, *([name, value] for name, value in results.machine.items())]),
-        "## Goals",
-        _table(["goal", "wanted", "measured", "met"], [[*texts, "yes" if met else "**no**"] for *texts, met in goals(results)]),
+        "## A fleet",
+        "Measured by `python -m bench.fleet`; the raw numbers are in [fleet-performance.json](fleet-performance.json).",
+        facts(
+            [("command", f"`PYTHONPATH=tests .venv/bin/{results.command}`"), ("date", results.date), *results.machine.items()],
+        ),
         _HOW.format(rounds=results.rounds),
-        f"![How time and memory grow with the number of agents]({picture})",
-        "## Time",
-        _table(
+        "![How time and memory grow with the number of agents](img/fleet.svg)",
+        "### Time",
+        table(
             ["agents", "by", "GetNode, connections made", "GetNode again", "KillAndRelease", "caller's CPU, first", "again", "agents' CPU"],
             [_row(size) for size in results.sizes],
         ),
         "Medians, and the longest in brackets. *Agents' CPU*: of all of them together, of each of the three calls.",
-        "## Memory of the caller",
+        "### Memory of the caller",
         _memory(results),
     ]
     if (odd := results.odd) is not None:
-        parts += ["## Odd agents", _odd(odd)]
+        parts += ["### Odd agents", _odd(odd)]
     return "\n\n".join([*parts, *_far(results)]) + "\n"
 
 
@@ -83,7 +84,7 @@ def _memory(results: Results) -> str:
         [f"{size.agents:,}", _WAYS[size.tls], f"{size.first.rss_bytes / (1 << 20):.0f} MiB", f"{size.kill.rss_bytes / (1 << 20):.0f} MiB"]
         for size in results.sizes
     ]
-    parts = [_table(["agents", "by", "after the first call", "after the third"], rows)]
+    parts = [table(["agents", "by", "after the first call", "after the third"], rows)]
     for connections, memory in results.memory.items():
         told = ", ".join(f"{size / (1 << 20):.0f}" for size in memory)
         parts.append(
@@ -112,7 +113,7 @@ def _far(results: Results) -> list[str]:
     each = (large.kill.rss_bytes - small.kill.rss_bytes) / (large.agents - small.agents)
     held = small.kill.rss_bytes + each * _FAR
     return [
-        f"## Where {_FAR:,} would break",
+        f"### Where {_FAR:,} would break",
         "A fleet is one event loop, and so one CPU; time grows with the number of agents, as the picture shows. By mutual TLS:",
         "\n".join(
             [
@@ -169,12 +170,7 @@ def _said(said: dict[str, int]) -> str:
     return ", ".join(f"{count:,} {word}" for word, count in sorted(said.items(), key=lambda entry: -entry[1]))
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-_HOW = """## How it is measured
+_HOW = """### How a fleet is measured
 
 Each agent is a gRPC server on a port of its own, with the services, limits and interceptor of `mrelease-agent`, in four processes that
 share the machine with the caller. GetNode is the real one; of a kill everything is real up to where the operation would be carried out: a

@@ -17,14 +17,14 @@ from mrelease import TLS, Client, Process
 _SIZE = 1 << 20
 #: The first calls on a channel are slower: they connect.
 _WARM_UP = 20
-_POLICY = "version: 1\nrules:\n- {name: bench, callers: [{cn: bench}], methods: [KillAndRelease]}\n"
+_POLICY = "version: 1\nrules:\n- {{name: bench, callers: [{{cn: bench}}], methods: [{}]}}\n"
 
 
 def guarded(run: Run, programs: Programs, calls: int) -> Guarded:
     """Kill ``calls`` sleeping victims of 1 MiB by each way, in turns. Raises RuntimeError for a verdict other than RELEASED and EXITED."""
     with ExitStack() as stack:
         folder = stack.enter_context(scratch())
-        tls = _certificates(folder)
+        tls = certificates(folder, ["KillAndRelease"])
         files = ("--tls-cert", f"{folder}/agent.crt", "--tls-key", f"{folder}/agent.key", "--tls-ca", f"{folder}/ca.crt")
         secure = ("--tls-listen", "127.0.0.1:0", *files, "--policy", f"{folder}/policy.yaml", "--audit-dir")
         plain = stack.enter_context(bench_agent(tcp=True))
@@ -59,11 +59,12 @@ def _kill(client: Client, pid: int) -> tuple[float, float]:
     return took, released.total_seconds()
 
 
-def _certificates(folder: Path) -> TLS:
+def certificates(folder: Path, methods: list[str]) -> TLS:
+    """Write certificates of agent and caller, and a policy that lets this caller call ``methods``."""
     from mrelease import _certificates
 
     _certificates.create_authority(folder, "bench", 1)
     _certificates.issue(folder, "agent", server=True, client=False, ips=["127.0.0.1"], days=1)
     _certificates.issue(folder, "bench", server=False, client=True, days=1)
-    (folder / "policy.yaml").write_text(_POLICY)
+    (folder / "policy.yaml").write_text(_POLICY.format(", ".join(methods)))
     return TLS(folder / "ca.crt", folder / "bench.crt", folder / "bench.key")

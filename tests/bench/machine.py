@@ -7,6 +7,7 @@ import platform
 import shutil
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
 from mrelease._version import VERSION
 from mrelease.demo.budget import meminfo
@@ -20,9 +21,24 @@ def describe(*more: str) -> dict[str, str]:
         "kernel": f"Linux {platform.release()} {platform.machine()}",
         "user": "root" if os.geteuid() == 0 else "not root",
         "load before": f"{os.getloadavg()[0]:.2f} (1 minute)",
+        **_commit(),
         "versions": f"mrelease {VERSION}, Python {platform.python_version()}, grpcio {version('grpcio')}, "
         f"protobuf {version('protobuf')}, {', '.join([_compiler(), *more])}",
     }
+
+
+def _commit() -> dict[str, str]:
+    """The commit that is measured, and whether what runs differs from it; nothing outside of a clone."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+    commit = git("rev-parse", "--short=12", "HEAD") if shutil.which("git") else ""
+    if not commit:
+        return {}
+    changed = git("status", "--porcelain", "--", ":/server", ":/client", ":/proto")
+    return {"commit": f"{commit}, with changes that were not committed" if changed else commit}
 
 
 def _cpu_model() -> str:

@@ -10,11 +10,11 @@ from bench.contenders import EVERYBODY
 
 _DOCS = Path(__file__).parents[2] / "docs"
 #: What is no case of victims, and how many seconds it takes.
-EXTRA = {"rpc": 40, "guarded": 60, "callers": 40, "stuck": 40, "footprint": 35}
+EXTRA = {"rpc": 40, "guarded": 60, "callers": 40, "stuck": 40, "ghz": 40, "footprint": 35}
 #: Everything, in the order in which it is reported.
 NAMES = [*(case.name for case in CASES), *EXTRA]
 _MAKE = 'make bench ARGS="..."'
-_DESCRIPTION = "Measure the contenders side by side, and write docs/performance.md, docs/performance.json and docs/img/bench-*.svg."
+_DESCRIPTION = "Measure the contenders side by side: a section of docs/performance.md, docs/performance.json and docs/img/bench-*.svg."
 
 
 class Options(argparse.Namespace):
@@ -72,7 +72,8 @@ def _costs() -> str:
     titles = {case.name: case.title for case in CASES}
     lines = [f"  {name:<12}{costs[name]:>5} s  {titles.get(name, '')}".rstrip() for name in NAMES]
     needs = (
-        "a C compiler; for `ctr task kill` also containerd and runc, for earlyoom that. What is missing is left out, and the page says so."
+        "a C compiler; for `ctr task kill` also containerd and runc, for earlyoom and ghz those. What is missing is left out, and the page "
+        "says so."
     )
     return "\n".join(
         ["cases, and what each takes on 2 CPUs:", *lines, f"  {'together':<12}{sum(costs.values()):>5} s", "", f"needs {needs}"]

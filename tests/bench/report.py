@@ -1,4 +1,4 @@
-"""docs/performance.md, made from the results alone."""
+"""The section of one node in docs/performance.md, made from the results alone."""
 
 from __future__ import annotations
 
@@ -6,24 +6,18 @@ import statistics
 
 from bench.cases import CASES
 from bench.contenders import AGENT, EARLYOOM, KILL, TCP
-from bench.goals import goals
-from bench.results import CaseResult, Footprint, Latency, Measurement, Results, Run
+from bench.markdown import facts, table
+from bench.results import CaseResult, Footprint, Ghz, Latency, Measurement, Results, Run
 from bench.rounds import Case
 from bench.statistics_of import Spread, duration
 
 
-def markdown(results: Results, pictures: dict[str, str]) -> str:
-    """The page; ``pictures`` maps the name of a case, or ``medians``, to the file's path beside the page."""
-    runs = results.runs()
+def section(results: Results, pictures: dict[str, str]) -> str:
+    """The section; ``pictures`` maps the name of a case, or ``medians``, to the file's path beside the page."""
     parts = [
-        "# Performance",
-        "Made by `make bench`; the raw numbers are in [performance.json](performance.json). Do not edit.",
-        *_runs(results, runs),
-        "## Goals",
-        _table(
-            ["goal", "wanted", "measured", "met"],
-            [[g.what, g.wanted, g.found, "yes" if g.met else "**no**"] for g in goals(results)],
-        ),
+        "## On one node",
+        "Measured by `make bench`; the raw numbers are in [performance.json](performance.json).",
+        *_runs(results, results.runs()),
         _HOW,
     ]
     if "medians" in pictures:
@@ -38,24 +32,28 @@ def markdown(results: Results, pictures: dict[str, str]) -> str:
 
 
 def _runs(results: Results, runs: list[Run]) -> list[str]:
-    """What the numbers are of: one table where all are of one run, else one for each."""
-    parts: list[str] = []
-    for run in runs:
-        rows = [["command", f"`{run.command}`"], ["date", run.date], *([name, value] for name, value in run.machine.items())]
-        if len(runs) > 1:
-            rows.insert(0, ["measured", ", ".join(_measured(results, run))])
-        parts.append(_table(["", ""], rows))
+    """What the numbers are of: what all runs have in common, then in which they differ."""
+    told = [{"command": f"`{run.command}`", "date": run.date, **run.machine} for run in runs]
+    names = list(dict.fromkeys(name for one in told for name in one))
+    common = [name for name in names if len({one.get(name) for one in told}) == 1]
+    parts = [facts((name, told[0][name]) for name in common)] if common else []
+    if len(runs) > 1:
+        differing = [name for name in names if name not in common]
+        rows = [
+            [", ".join(_measured(results, run)), *(one.get(name, "-") for name in differing)] for run, one in zip(runs, told, strict=True)
+        ]
+        parts.append(table(["measured", *differing], rows))
     return parts
 
 
 def _measured(results: Results, run: Run) -> list[str]:
     names = [case.name for case in results.cases if case.run == run]
-    others = {"rpc": results.rpc, "callers": results.callers, "stuck": results.stuck, "footprint": results.footprint}
+    others = {"rpc": results.rpc, "callers": results.callers, "stuck": results.stuck, "ghz": results.ghz, "footprint": results.footprint}
     return names + [name for name, part in others.items() if part is not None and part.run == run]
 
 
 def _case(case: Case, found: CaseResult, pictures: dict[str, str]) -> list[str]:
-    heading = f"## {case.title}"
+    heading = f"### {case.title}"
     if not found.measurements:
         return [heading, f"Not measured: {found.skipped}."]
     size = f"{found.size_bytes / (1 << 30):.3g} GiB" if found.size_bytes >= 1 << 30 else f"{found.size_bytes >> 20} MiB"
@@ -65,7 +63,7 @@ def _case(case: Case, found: CaseResult, pictures: dict[str, str]) -> list[str]:
     about += f" All of it took {found.took_seconds:.0f} s. Observed by {found.observed_by}."
     header = ["contender", "rounds", "memory back", "exit", "by its own account", "call", "kill(2) / it", "held at the end, most", "says"]
     rows = [_row(found, name) for name in found.contenders]
-    parts = [heading, about, _table(header, rows)]
+    parts = [heading, about, table(header, rows)]
     if found.missing:
         parts.append("Not there: " + "; ".join(f"{name} ({why})" for name, why in found.missing.items()) + ".")
     if case.name in pictures:
@@ -111,7 +109,7 @@ def _rpc(results: Results, pictures: dict[str, str]) -> list[str]:
             _latency("KillAndRelease", cost.call, cost.tcp_call),
             _latency("KillAndRelease over the release itself", cost.over, cost.tcp_over),
         ]
-        parts += ["## Cost of the call", about, _table(["call", "Unix, p50", "Unix, p99", "TCP, p50", "TCP, p99"], rows)]
+        parts += ["### Cost of the call", about, table(["call", "Unix, p50", "Unix, p99", "TCP, p50", "TCP, p99"], rows)]
         parts += _picture("What calls take", "rpc", pictures)
     if (trust := results.guarded) is not None:
         about = (
@@ -124,7 +122,7 @@ def _rpc(results: Results, pictures: dict[str, str]) -> list[str]:
             ["mutual TLS, policy, audit", *_both(trust.audited), *_both(trust.audited_over)],
         ]
         header = ["KillAndRelease", "p50", "p99", "over the release, p50", "over the release, p99"]
-        parts += ["## Cost of trust", about, _table(header, rows)]
+        parts += ["### Cost of trust", about, table(header, rows)]
     if (many := results.callers) is not None:
         about = (
             f"{many.callers} callers at once, each with its next call as soon as the last one has been answered, all from one asyncio "
@@ -135,10 +133,10 @@ def _rpc(results: Results, pictures: dict[str, str]) -> list[str]:
             [what, *(f"{value:.0f}" for value in (statistics.median(rates), min(rates), max(rates)))]
             for what, rates in (("echoes", many.echo), ("Health Checks", many.check), ("KillAndRelease", many.kill))
         ]
-        parts += [f"## {many.callers} callers", about, _table(["calls a second", "median", "least", "most"], rows)]
+        parts += [f"### {many.callers} callers", about, table(["calls a second", "median", "least", "most"], rows)]
         parts += _picture("Calls a second", "callers", pictures)
     if (stuck := results.stuck) is not None:
-        parts.append("## Health while reaps are stuck")
+        parts.append("### Health while reaps are stuck")
         if stuck.idle is None or stuck.stuck is None:
             parts.append(f"Not measured: {stuck.skipped}.")
         else:
@@ -150,8 +148,43 @@ def _rpc(results: Results, pictures: dict[str, str]) -> list[str]:
                 f"{stuck.idle.calls} Health Checks one after another, without and with reaps that the kernel does not let go: a thread of "
                 "each victim holds mmap_lock for writing and waits for a FUSE file system."
             )
-            parts += [about, _table(["reaps stuck", "p50", "p99"], rows), *_picture("Health Checks", "stuck", pictures)]
+            parts += [about, table(["reaps stuck", "p50", "p99"], rows), *_picture("Health Checks", "stuck", pictures)]
+    if results.ghz is not None:
+        parts += _ghz(results.ghz)
     return parts
+
+
+def _ghz(found: Ghz) -> list[str]:
+    heading = "### From Go"
+    if found.skipped:
+        return [heading, f"Not measured: {found.skipped}."]
+    calls = found.rows[0].sdk.latency.calls
+    about = (
+        "The same calls by ghz, which is written in Go, and by the SDK (`AsyncClient`), each in a process of its own with one connection, "
+        f"in turns; {found.rounds} rounds, {calls} by each in all. Nothing is killed: KillAndRelease has `validate_only`, which makes "
+        "every check. Client and agent share the CPUs."
+    )
+    rows = [
+        [
+            row.way, row.method, str(row.callers), *_both(row.ghz.latency), f"{row.ghz.rate:.0f}", *_both(row.sdk.latency),
+            f"{row.sdk.rate:.0f}", f"{row.sdk.latency.p50 / row.ghz.latency.p50:.2f}", f"{row.sdk.rate / row.ghz.rate:.2f}",
+        ]
+        for row in found.rows
+    ]  # fmt: skip
+    header = [
+        "by",
+        "call",
+        "callers",
+        "ghz: p50",
+        "p99",
+        "calls a second",
+        "SDK: p50",
+        "p99",
+        "calls a second",
+        "SDK / ghz: p50",
+        "calls a second",
+    ]
+    return [heading, about, table(header, rows)]
 
 
 def _footprint(idle: Footprint) -> list[str]:
@@ -161,7 +194,7 @@ def _footprint(idle: Footprint) -> list[str]:
         ["threads", str(idle.threads)],
         ["ready after", f"{duration(idle.ready_seconds, 1)} (median of {idle.starts} starts)"],
     ]
-    return ["## Idle agent", _table(["", ""], rows)]
+    return ["### Idle agent", table(["", ""], rows)]
 
 
 def _picture(what: str, name: str, pictures: dict[str, str]) -> list[str]:
@@ -176,12 +209,7 @@ def _both(found: Latency) -> list[str]:
     return [duration(found.p50, 60), duration(found.p99, 60)]
 
 
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
-_HOW = f"""## How it is measured
+_HOW = f"""### How it is measured
 
 The contenders take turns in every round, each on a fresh victim, each round beginning with another one; who has twice not been done within
 the limit sits out the other rounds.

@@ -158,6 +158,35 @@ class Stuck:
 
 
 @dataclass(slots=True)
+class Load:
+    """What one client made of its calls; ``rate`` in calls a second."""
+
+    latency: Latency
+    rate: float
+
+
+@dataclass(slots=True)
+class GhzRow:
+    """The same calls by ghz and by the SDK, by one way, with so many callers at once on one connection."""
+
+    way: str
+    method: str
+    callers: int
+    ghz: Load
+    sdk: Load
+
+
+@dataclass(slots=True)
+class Ghz:
+    """The agent called from Go beside the SDK; ``skipped``: why that was not measured."""
+
+    run: Run
+    rounds: int = 0
+    rows: list[GhzRow] = field(default_factory=list[GhzRow])
+    skipped: str = ""
+
+
+@dataclass(slots=True)
 class Footprint:
     """``ready_seconds`` from the start of the process until it says that it is ready (sd_notify(3)); ``cpu_share`` of one CPU."""
 
@@ -180,6 +209,7 @@ class Results:
     guarded: Guarded | None = None
     callers: Callers | None = None
     stuck: Stuck | None = None
+    ghz: Ghz | None = None
     footprint: Footprint | None = None
 
     def case(self, name: str) -> CaseResult | None:
@@ -189,7 +219,7 @@ class Results:
     def runs(self) -> list[Run]:
         """Every run that something is of, without repetition."""
         found: list[Run] = []
-        for part in (*self.cases, self.rpc, self.guarded, self.callers, self.stuck, self.footprint):
+        for part in (*self.cases, self.rpc, self.guarded, self.callers, self.stuck, self.ghz, self.footprint):
             if part is not None and part.run not in found:
                 found.append(part.run)
         return found
@@ -202,6 +232,7 @@ class Results:
         self.guarded = newer.guarded or self.guarded
         self.callers = newer.callers or self.callers
         self.stuck = newer.stuck or self.stuck
+        self.ghz = newer.ghz or self.ghz
         self.footprint = newer.footprint or self.footprint
 
 

@@ -93,6 +93,21 @@ def test_trust_many_callers_and_stuck_reaps_are_measured() -> None:
 
 
 @needs_compiler
+@pytest.mark.skipif(shutil.which("ghz") is None, reason="ghz is not installed: go install github.com/bojand/ghz/cmd/ghz@v0.93.0")
+def test_the_load_of_another_client_is_measured_beside_the_sdk(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    with bench("--quick", "--only", "ghz", "--out", str(tmp_path)) as running:
+        _, errors = running.communicate(timeout=110)
+    assert running.returncode == 0, errors
+    rows = json.loads((tmp_path / "performance.json").read_text())["ghz"]["rows"]
+    ways, methods = ("Unix socket", "mutual TLS, policy"), ("GetNode", "KillAndRelease")
+    assert [(row["way"], row["method"]) for row in rows] == [(way, method) for way in ways for method in methods]
+    assert all(row[client]["latency"]["calls"] == 20 and row[client]["rate"] > 0 for row in rows for client in ("ghz", "sdk"))
+    assert "### From Go" in (tmp_path / "performance.md").read_text()
+    assert left_of(running.pid) == []
+
+
+@needs_compiler
 def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     with interrupted_after_a_victim(signal.SIGINT, "--out", str(tmp_path)) as (pid, status, said):
         assert status == 128 + signal.SIGINT, said

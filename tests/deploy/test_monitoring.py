@@ -79,6 +79,12 @@ def test_every_alert_leads_to_a_page_that_says_what_to_do() -> None:
         assert f"({Path(name).name})" in (RUNBOOKS / "README.md").read_text()
 
 
+def test_in_a_cluster_alerts_link_to_where_the_pages_are_published() -> None:
+    rendered = (ROOT / "tests/deploy/golden/all.yaml").read_text()  # a test compares it with the chart
+    found = re.findall(r"runbook_url: (\S+)", rendered)
+    assert found == [f"https://docs.example/runbooks/{Path(rule['annotations']['runbook_url']).name}" for rule in alerts()]
+
+
 def test_alerts_and_panels_ask_for_metrics_that_there_are() -> None:
     known = set(re.findall(r"^\| `(\w+)`", (ROOT / "docs/reference/metrics.md").read_text(), re.MULTILINE))
     known |= {f"{name}_{part}" for name in known if name.endswith("_seconds") for part in ("bucket", "count", "sum")}

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import pytest
 
@@ -209,6 +214,70 @@ def test_pinned_by_a_reader_is_not_proven_by_the_exit(node: Client) -> None:
         assert process.released_bytes == 0
         assert process.held_cause is HeldCause.PINNED
         assert process.reader_pids
+
+
+def test_little_that_is_pinned_is_seen_beside_much_page_cache(node: Client, tmp_path: Path) -> None:
+    """The charge of the cgroup is mostly of files: that part of it says nothing of the process."""
+    with lab.memory_cgroup() as group:
+        write = f"echo $$ > {group.path}/cgroup.procs && head --bytes 32M /dev/zero > {tmp_path}/file"
+        subprocess.run(["/bin/sh", "-c", write], check=True)
+        with lab.pinned(4 * lab.MIB, within=[group]) as victim:
+            result = node.kill_and_release(Process(victim.pid), reap_delay=1.0, timeout=1.5)
+            (process,) = result.processes
+            assert victim.exited(0)
+            assert (process.outcome, process.held_cause) == (Outcome.HELD, HeldCause.PINNED)
+            assert process.released_bytes == 0
+
+
+INHERITED = """
+import mmap, os, sys
+kept, given = (mmap.mmap(-1, int(size) << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) for size in sys.argv[3:])
+open(sys.argv[1], "w").write("0")
+for area in (kept, given):
+    area.madvise(mmap.MADV_NOHUGEPAGE)
+    area[:] = bytes([1]) * len(area)
+if os.fork() == 0:
+    open(sys.argv[2], "w").write("0")
+    given.close()
+    print(os.getpid(), flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def parent_of_a_heir() -> Generator[lab.Victim]:
+    """A process with 64 MiB of its own, alone in its cgroup; a child in another cgroup has inherited 16 of them."""
+    with contextlib.ExitStack() as stack:
+        procs = [str(stack.enter_context(lab.memory_cgroup()).path / "cgroup.procs") for _ in range(2)]
+        command = [sys.executable, "-c", INHERITED, *procs, "16", "48"]
+        parent = stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert parent.stdout
+        pidfds = [os.pidfd_open(pid) for pid in (parent.pid, int(parent.stdout.readline()))]
+        try:
+            yield lab.Victim(parent.pid, 64 * MIB, pidfds[0])
+        finally:
+            for pidfd in pidfds:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                lab.wait_readable(pidfd)
+                os.close(pidfd)
+
+
+def test_what_a_child_elsewhere_has_inherited_stays_after_the_exit(node: Client) -> None:
+    with parent_of_a_heir() as victim:
+        result = node.kill_and_release(Process(victim.pid), timeout=3.0, reap_delay=1.0)
+    (process,) = result.processes
+    assert (process.outcome, process.held_cause) == (Outcome.PARTIAL, HeldCause.PINNED)
+    assert "fork" in process.remedy
+    assert 46 * MIB <= process.released_bytes <= 54 * MIB
+
+
+def test_what_a_child_elsewhere_has_inherited_is_not_counted_as_released(node: Client) -> None:
+    with parent_of_a_heir() as victim, lab.hold_at_exit(victim):
+        process = kill(node, victim)
+    assert (process.outcome, process.proof) == (Outcome.RELEASED, Proof.RELEASE)
+    assert 46 * MIB <= process.released_bytes <= 60 * MIB
+    assert any(part.cause is UnreleasedCause.COPY_ON_WRITE and part.size_bytes >= 15 * MIB for part in process.unreleased)
 
 
 def test_reaping_takes_the_memory_in_spite_of_a_reader(node: Client) -> None:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Generator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,66 +17,32 @@ import pytest
 
 from mrelease.v1 import error_reason_pb2, node_service_pb2, outcome_pb2, release_service_pb2, target_pb2
 from support import lab, raw
-from support.agent import agent_command, clean_environment, running_agent
+from support.agent import clean_environment, running_agent
 from support.certified import Certified, certified_agent
 from support.kubepods import Kubepods
 from support.lab.cgroups import cgroup_below, in_hierarchy
-
-DENIED = grpc.StatusCode.PERMISSION_DENIED
-REASON = "CALLER_NOT_PERMITTED"
-RECLAIM, WATCH = (f"/mrelease.v1.ReleaseService/{name}" for name in ("Reclaim", "WatchRelease"))
-NOBODY = 65534
-PREEMPTOR = "spiffe://cluster.local/ns/kueue/sa/controller"
-
-
-def policy(root: str) -> str:
-    """The policy of most tests; ``root`` is the cgroup of the lab."""
-    return f"""
-version: 1
-rules:
-- name: admins
-  callers: [{{transport: unix, unix_uid: {os.geteuid()}}}]
-  methods: ["*"]
-- name: preemptor
-  callers: [{{uri: "spiffe://cluster.local/ns/kueue/sa/*"}}, {{cn: other}}]
-  methods: [KillAndRelease, Release, Reclaim, WatchRelease, ListProcesses, WatchMemory]
-  targets: {{namespaces: [ml, "batch-*"]}}
-- name: pods-alone
-  callers: [{{cn: podder}}]
-  methods: [KillAndRelease]
-  targets: {{kinds: [pod], namespaces: [ml]}}
-- name: besteffort
-  callers: [{{cn: evictor}}]
-  methods: [KillAndRelease]
-  targets: {{cgroups: [{root}/kubepods/besteffort]}}
-- name: of-one-user
-  callers: [{{cn: slurm}}]
-  methods: [KillAndRelease, ListProcesses]
-  targets: {{users: [{NOBODY}]}}
-- name: dashboard
-  callers: [{{dns: "*.monitoring.example"}}]
-  methods: [GetNode, ListProcesses, WatchMemory]
-- name: few
-  callers: [{{cn: few}}]
-  methods: [KillAndRelease]
-  targets: {{namespaces: [ml]}}
-  limits: {{max_kills: 2, window: 1h}}
-"""
-
-
-@dataclass(frozen=True)
-class Scene:
-    """An agent with the policy, and the pods of its node."""
-
-    node: Certified
-    pods: Kubepods
-    made: contextlib.ExitStack
-
-    def caller(self, name: str, **names: Any) -> raw.Caller:
-        return self.made.enter_context(self.node.caller(name, **names))
-
-    def preemptor(self) -> raw.Caller:
-        return self.caller("preemptor", uris=[PREEMPTOR])
+from support.policed import (
+    DENIED,
+    NOBODY,
+    PREEMPTOR,
+    REASON,
+    RECLAIM,
+    WATCH,
+    Scene,
+    alive,
+    cgroup,
+    container,
+    gone,
+    kill,
+    listed,
+    pod,
+    policy,
+    process,
+    release,
+    told,
+    verdict,
+    write,
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,61 +64,6 @@ def scene(scenery: tuple[Certified, lab.Cgroup, Path]) -> Generator[Scene]:
     node, root, logs = scenery
     with contextlib.ExitStack() as made:
         yield Scene(node, Kubepods(root, logs, made), made)
-
-
-def write(file: Path, text: str) -> None:
-    new = file.with_suffix(".new")
-    new.write_text(text)
-    new.chmod(0o644)
-    new.rename(file)
-
-
-def process(pid: int, **more: Any) -> target_pb2.Target:
-    return target_pb2.Target(process=target_pb2.ProcessTarget(pid=pid, **more))
-
-
-def pod(uid: str) -> target_pb2.Target:
-    return target_pb2.Target(pod=target_pb2.PodTarget(uid=uid))
-
-
-def container(id_: str) -> target_pb2.Target:
-    return target_pb2.Target(container=target_pb2.ContainerTarget(id=id_))
-
-
-def cgroup(path: str) -> target_pb2.Target:
-    return target_pb2.Target(cgroup=target_pb2.CgroupTarget(path=path))
-
-
-def kill(caller: raw.Caller, target: target_pb2.Target, **more: Any) -> raw.Answer:
-    return caller(raw.KILL, release_service_pb2.KillAndReleaseRequest(target=target, **more).SerializeToString())
-
-
-def release(caller: raw.Caller, target: target_pb2.Target) -> raw.Answer:
-    return caller(raw.RELEASE, release_service_pb2.ReleaseRequest(target=target).SerializeToString())
-
-
-def listed(caller: raw.Caller, **more: Any) -> set[int]:
-    answer = caller(raw.LIST, node_service_pb2.ListProcessesRequest(page_size=1000, **more).SerializeToString())
-    assert answer.code is grpc.StatusCode.OK, answer
-    return {row.process.pid for row in node_service_pb2.ListProcessesResponse.FromString(answer.body).processes}
-
-
-def verdict(answer: raw.Answer) -> int:
-    assert answer.code is grpc.StatusCode.OK, answer
-    return release_service_pb2.KillAndReleaseResponse.FromString(answer.body).result.verdict
-
-
-def gone(answer: raw.Answer) -> bool:
-    return verdict(answer) in (outcome_pb2.VERDICT_RELEASED, outcome_pb2.VERDICT_EXITED)
-
-
-def alive(victim: lab.Victim) -> bool:
-    return not victim.exited(0)
-
-
-def told(answer: raw.Answer) -> tuple[Any, str, bytes]:
-    """All that a refused caller can see."""
-    return answer.code, answer.message, answer.status
 
 
 # Who may
@@ -449,6 +359,7 @@ with raw.caller(sys.argv[1]) as caller:
         print(answer.code.name, answer.status.hex())
 """
 
+
 OWN = f"""
 version: 1
 rules:
@@ -478,75 +389,3 @@ def test_each_user_of_the_socket_has_what_is_theirs(tmp_path: Path) -> None:
     assert said[0] == said[2] == "PERMISSION_DENIED"
     assert said[1] == said[3]
     assert said[4] == "OK"
-
-
-# The file
-
-
-@contextlib.contextmanager
-def own_agent(folder: Path, text: str, *flags: str) -> Generator[Certified]:
-    write(folder / "policy.yaml", text)
-    with certified_agent(folder / "agent", "--policy", str(folder / "policy.yaml"), "--audit-dir", "none", *flags) as node:
-        yield node
-
-
-OPS = """
-version: 1
-rules:
-- name: ops
-  callers: [{cn: ops}]
-  methods: [KillAndRelease, GetNode]
-"""
-
-
-def test_a_policy_is_exchanged_while_operations_run(tmp_path: Path) -> None:
-    with own_agent(tmp_path, OPS) as node, node.caller("ops") as ops, lab.live(lab.MIB) as stubborn, lab.live(lab.MIB) as next_:
-        lab.until(lambda: ops(raw.GET_NODE, b"").code is grpc.StatusCode.OK, "the agent answers")
-        request = release_service_pb2.KillAndReleaseRequest(target=process(stubborn.pid), signal="SIGURG")
-        request.grace_period.FromSeconds(60)  # SIGURG is ignored: it waits
-        request.timeout.FromSeconds(120)
-        running = ops.start(raw.KILL, request.SerializeToString(), raw.PATIENCE)
-        validated = request.__class__(target=process(next_.pid), validate_only=True).SerializeToString()
-        lab.until(lambda: ops(raw.KILL, validated).code is grpc.StatusCode.OK, "a request is allowed")
-
-        write(tmp_path / "policy.yaml", OPS.replace("KillAndRelease, ", ""))
-        lab.until(lambda: ops(raw.KILL, validated).code is DENIED, "the new policy is taken")
-        assert ops(raw.GET_NODE, b"").code is grpc.StatusCode.OK
-        assert not running.done()
-        stubborn.kill()
-        assert gone(ops.finish(running))
-        assert alive(next_)
-
-
-def test_a_broken_policy_is_not_taken(tmp_path: Path) -> None:
-    with own_agent(tmp_path, OPS) as node, node.caller("ops") as ops:
-        assert ops(raw.GET_NODE, b"").code is grpc.StatusCode.OK
-        write(tmp_path / "policy.yaml", OPS.replace("cn: ops", ""))
-        lab.until(lambda: "so it would be everybody" in node.agent.log, "the agent says so")
-        (tmp_path / "policy.yaml").chmod(0o666)
-        lab.until(lambda: "chmod go-w" in node.agent.log, "the agent says so")
-        assert ops(raw.GET_NODE, b"").code is grpc.StatusCode.OK
-        write(tmp_path / "policy.yaml", "version: 1\nrules: []\n")
-        lab.until(lambda: ops(raw.GET_NODE, b"").code is DENIED, "the new policy is taken")
-
-
-def refused_start(*flags: str) -> str:
-    ran = subprocess.run(agent_command(*flags), env=clean_environment(), capture_output=True, text=True, check=False, timeout=raw.PATIENCE)
-    assert ran.returncode == 2, ran
-    assert "Traceback" not in ran.stderr
-    return ran.stderr
-
-
-def test_an_agent_does_not_start_with_a_broken_policy(tmp_path: Path) -> None:
-    write(tmp_path / "policy.yaml", OPS.replace("methods", "method"))
-    said = refused_start("--listen", f"unix://{tmp_path}/run/agent.sock", "--policy", str(tmp_path / "policy.yaml"))
-    assert f'{tmp_path}/policy.yaml:6: rules[0].method is no key that is known there: did you mean "methods"?' in said
-    said = refused_start("--listen", f"unix://{tmp_path}/run/agent.sock", "--policy", str(tmp_path / "nowhere"))
-    assert "cannot read" in said
-
-
-def test_tls_without_a_policy_is_refused(tmp_path: Path) -> None:
-    flags = [f"--tls-{key}={tmp_path / key}" for key in ("cert", "key", "ca")]
-    said = refused_start("--listen", f"unix://{tmp_path}/run/agent.sock", "--tls-listen", "127.0.0.1:0", *flags, "--audit-dir", "none")
-    assert "policy is not set" in said
-    assert "mrelease policy check" in said

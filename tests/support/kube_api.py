@@ -21,6 +21,9 @@ from websockets.http11 import Request as WebSocketRequest
 from websockets.http11 import Response
 from websockets.typing import Subprotocol
 
+from mrelease.resolvers.kubernetes._api import Api
+from mrelease.resolvers.kubernetes._login import Choice, log_in
+
 PORT = 7443
 
 
@@ -82,6 +85,16 @@ def fake_api() -> Generator[FakeApi]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@contextmanager
+def logged_in(api: FakeApi, folder: Path) -> Generator[Api]:
+    """A client of the scripted API server, with a token."""
+    made = Api(log_in(Choice(kubeconfig=api.kubeconfig(folder, {"token": "t"}))))
+    try:
+        yield made
+    finally:
+        made.close()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -25,6 +25,17 @@ def get(agent: Agent, path: str) -> tuple[int, str]:
         connection.close()
 
 
+def accept(agent: Agent, path: str, formats: str) -> tuple[int, str, str]:
+    """GET a page in one of these formats, an Accept header: status, content type and text."""
+    connection = http.client.HTTPConnection("127.0.0.1", _port(agent), timeout=30)
+    try:
+        connection.request("GET", path, headers={"Accept": formats})
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("Content-Type", ""), answer.read().decode()
+    finally:
+        connection.close()
+
+
 def ask(agent: Agent, method: str, path: str, body: str) -> int:
     """Any other request; its status."""
     connection = http.client.HTTPConnection("127.0.0.1", _port(agent), timeout=30)

@@ -173,6 +173,15 @@ def fake_agent(directory: Path, *, tcp: bool = False) -> Generator[FakeAgent]:
 
 
 @contextmanager
+def killing_agent(directory: Path, killed: Callable[[Any], release_service_pb2.KillAndReleaseResponse]) -> Generator[FakeAgent]:
+    """A fake agent whose kills and releases both end as ``killed`` says of the request."""
+    with fake_agent(directory) as fake:
+        fake.script("KillAndRelease", killed)
+        fake.script("Release", lambda request: release_service_pb2.ReleaseResponse(result=killed(request).result))
+        yield fake
+
+
+@contextmanager
 def agent_that_hangs_up(directory: Path) -> Generator[str]:
     """A server that takes a request completely and then closes its connections: what a caller sees when the agent is killed."""
     path = f"{directory}/hangs-up.sock"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import click
 
-from mrelease import MreleaseError, _text
+from mrelease import MreleaseError, _text, _trace
 from mrelease.cli import exit_codes, formats, output
 from mrelease.cli.exit_codes import ExitCode
 
@@ -20,6 +21,7 @@ class HasOutput(Protocol):
 
 def run_to_its_end(group: click.Group, arguments: Sequence[str] | None, name: str, settings: HasOutput) -> int:
     """Run it with its ``settings``; ``name``: what it is called."""
+    _trace.inherit(os.environ)
     try:
         # Without standalone mode the exit codes are ours.
         returned: Any = group.main(arguments, prog_name=name, standalone_mode=False, obj=settings)

@@ -49,8 +49,3 @@ class Reference:
             if key not in keys:
                 known = f"known are {', '.join(keys)}" if keys else "there are none here: remove it"
                 raise InvalidReference(f"{self.text!r}: {key!r} is not known", known)
-
-
-def is_reference(text: str) -> bool:
-    """Whether a text is meant to be a reference: it has a scheme. It may still be none that can be parsed."""
-    return "://" in text

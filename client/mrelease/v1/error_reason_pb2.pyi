@@ -25,7 +25,9 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_UNSPECIFIED: _ErrorReason.ValueType  # 0
     """Not set: never sent by an agent."""
     ERROR_REASON_INVALID_FIELD: _ErrorReason.ValueType  # 1
-    """INVALID_ARGUMENT. A field is missing, out of range or not known to this agent; metadata `field` is its path."""
+    """INVALID_ARGUMENT. A field is missing, out of range or not known to this agent; metadata `field` is its path. Of a field that is not
+    known, which an older agent is sent, the path ends in its number, and metadata `agent_version` says how old.
+    """
     ERROR_REASON_NODE_MISMATCH: _ErrorReason.ValueType  # 2
     """FAILED_PRECONDITION. The request was meant for another node or another boot; metadata `field`, `expected`, `actual`."""
     ERROR_REASON_PROCESS_NOT_FOUND: _ErrorReason.ValueType  # 3
@@ -53,7 +55,7 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 13
     """INTERNAL. A defect of the agent; metadata `incident` finds the agent's log line. Whether something was killed is not known."""
     ERROR_REASON_UNKNOWN_METHOD: _ErrorReason.ValueType  # 14
-    """UNIMPLEMENTED. The agent has no such method; metadata `method`."""
+    """UNIMPLEMENTED. The agent has no such method; metadata `method`, `agent_version`."""
     ERROR_REASON_TARGET_NOT_FOUND: _ErrorReason.ValueType  # 15
     """NOT_FOUND. No such container, pod, cgroup or custom target is on this node, or no process is in it; metadata `field`, `value`."""
     ERROR_REASON_TARGET_AMBIGUOUS: _ErrorReason.ValueType  # 16
@@ -87,7 +89,9 @@ class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
 ERROR_REASON_UNSPECIFIED: ErrorReason.ValueType  # 0
 """Not set: never sent by an agent."""
 ERROR_REASON_INVALID_FIELD: ErrorReason.ValueType  # 1
-"""INVALID_ARGUMENT. A field is missing, out of range or not known to this agent; metadata `field` is its path."""
+"""INVALID_ARGUMENT. A field is missing, out of range or not known to this agent; metadata `field` is its path. Of a field that is not
+known, which an older agent is sent, the path ends in its number, and metadata `agent_version` says how old.
+"""
 ERROR_REASON_NODE_MISMATCH: ErrorReason.ValueType  # 2
 """FAILED_PRECONDITION. The request was meant for another node or another boot; metadata `field`, `expected`, `actual`."""
 ERROR_REASON_PROCESS_NOT_FOUND: ErrorReason.ValueType  # 3
@@ -115,7 +119,7 @@ ERROR_REASON_SHUTTING_DOWN: ErrorReason.ValueType  # 12
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 13
 """INTERNAL. A defect of the agent; metadata `incident` finds the agent's log line. Whether something was killed is not known."""
 ERROR_REASON_UNKNOWN_METHOD: ErrorReason.ValueType  # 14
-"""UNIMPLEMENTED. The agent has no such method; metadata `method`."""
+"""UNIMPLEMENTED. The agent has no such method; metadata `method`, `agent_version`."""
 ERROR_REASON_TARGET_NOT_FOUND: ErrorReason.ValueType  # 15
 """NOT_FOUND. No such container, pod, cgroup or custom target is on this node, or no process is in it; metadata `field`, `value`."""
 ERROR_REASON_TARGET_AMBIGUOUS: ErrorReason.ValueType  # 16

@@ -2,6 +2,9 @@
 
 One JSON object a line, appended by one write(2) each; what has been written survives the agent's death, and what does not survive the
 node's is of no use after it. Each line carries the boot id. The agent that writes it holds flock(2) on it.
+
+A line without ``v`` is of version 1. Names and meanings of a version stay, and names may be added to it: what would not be understood
+without them gets another number. Lines of a later version are not acted upon, and kept for an agent that knows it (docs/upgrading.md).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -24,6 +27,7 @@ NAME: Final = "boost.journal"
 #: Control files that are lifted: nothing else is ever written because a journal says so.
 File = Literal["cpu.shares", "cpu.weight", "cpu.idle", "cpu.cfs_quota_us", "cpu.max"]
 Value = Annotated[str, Meta(pattern="^(-?[0-9]{1,20}|max)( [0-9]{1,20})?$")]
+_T = TypeVar("_T")
 #: Bytes after which what is settled is dropped, and up to which a journal is read.
 _COMPACT_AT: Final = 1 << 20
 _READ_MOST: Final = 64 << 20
@@ -45,22 +49,37 @@ class Entry:
     now: Value
 
 
-class _Record(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+# So many that numbers after it can be written too.
+_Number = Annotated[int, Meta(ge=1, le=1 << 53)]
+
+
+class _Record(msgspec.Struct, omit_defaults=True):
     """One line: ``lift`` is about to be written under this number; without it, that number is settled."""
 
     boot: str
-    # So many that numbers after it can be written too.
-    number: Annotated[int, Meta(ge=1, le=1 << 53)]
+    number: _Number
     lift: Entry | None = None
+
+
+class _Version(msgspec.Struct):
+    """What lines of all versions have."""
+
+    boot: str
+    number: _Number
+    v: Annotated[int, Meta(ge=1)] = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What an earlier agent left: entries not restored, how many lines could not be read, and whether all was of another boot."""
+    """What an earlier agent left: entries not restored, how many lines could not be read, and whether all was of another boot.
+
+    ``newer``: how many lines are of a later version than this agent's, and kept.
+    """
 
     entries: tuple[Entry, ...]
     corrupt: int
     other_boot: bool
+    newer: int = 0
 
 
 class Journal:
@@ -71,6 +90,7 @@ class Journal:
         self._fd = self._locked(self._path, 0)
         self._open: dict[int, Entry] = {}
         self._next = 1
+        self._newer: list[bytes] = []
         #: What an earlier agent left.
         self.found = self._load()
 
@@ -85,7 +105,7 @@ class Journal:
         """Say that an entry is settled. Where that cannot be written, the next agent finds it restored."""
         del self._open[number]
         with contextlib.suppress(JournalError, OSError):
-            if not self._open:
+            if not self._open and not self._newer:
                 os.ftruncate(self._fd, 0)
                 return
             _append(self._fd, [_line(number)])
@@ -106,13 +126,13 @@ class Journal:
         self._rewrite()
 
     def _rewrite(self) -> None:
-        """Put a file with the open entries alone in its place. Raises JournalError."""
+        """Put a file with the open entries, and what is not ours to judge, in its place. Raises JournalError."""
         fresh = self._path.with_suffix(".new")
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()
         fd = self._locked(fresh, os.O_EXCL)
         try:
-            _append(fd, [_line(number, entry) for number, entry in self._open.items()])
+            _append(fd, [*self._newer, *(_line(number, entry) for number, entry in self._open.items())])
             fresh.rename(self._path)
         except BaseException as error:
             os.close(fd)
@@ -139,12 +159,17 @@ class Journal:
         text = os.pread(self._fd, _READ_MOST, 0)
         entries: dict[int, Entry] = {}
         corrupt = other = 0
+        highest = 0
         for line in text.splitlines():
-            record = _record(line)
-            if record is None:
+            version = _read(line, _Version)
+            record = None if version is None or version.v > 1 else _read(line, _Record)
+            if version is None or (version.v == 1 and record is None):
                 corrupt += 1
-            elif record.boot != boot_id():
+            elif version.boot != boot_id():
                 other += 1
+            elif record is None:
+                self._newer.append(line + b"\n")
+                highest = max(highest, version.number)
             elif record.lift is None:
                 entries.pop(record.number, None)
             else:
@@ -152,8 +177,8 @@ class Journal:
         if text and not text.endswith(b"\n"):
             with contextlib.suppress(OSError):
                 os.write(self._fd, b"\n")  # what is appended next begins a line
-        self._next = max(entries, default=0) + 1
-        return Found(tuple(entries.values()), corrupt, other_boot=bool(other) and not entries)
+        self._next = max(highest, *entries) + 1 if entries else highest + 1
+        return Found(tuple(entries.values()), corrupt, other_boot=bool(other) and not entries, newer=len(self._newer))
 
 
 def _append(fd: int, lines: Sequence[bytes]) -> None:
@@ -173,9 +198,9 @@ def _line(number: int, entry: Entry | None = None) -> bytes:
     return msgspec.json.encode(_Record(boot_id(), number, entry)) + b"\n"
 
 
-def _record(line: bytes) -> _Record | None:
-    """One line; None where it is none of ours."""
+def _read(line: bytes, kind: type[_T]) -> _T | None:
+    """One line; None where it is none of this kind."""
     try:
-        return msgspec.json.decode(line, type=_Record)
+        return msgspec.json.decode(line, type=kind)
     except (msgspec.MsgspecError, ValueError, RecursionError):  # ValueError: not UTF-8
         return None

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mrelease_agent.boosting.journal import Entry, Journal, JournalError
+from mrelease_agent.boosting.journal import Entry, Found, Journal, JournalError
 from mrelease_agent.boosting.leaf import Leaf, open_folder
 from mrelease_agent.boosting.weights import Restored, restore
 from mrelease_agent.linux.cgroup_tree import Tree
@@ -31,6 +31,8 @@ class Recovered:
     busy_leaves: int = 0
     #: Lines of the journal that could not be read.
     corrupt_lines: int = 0
+    #: Lines of the journal that a later version of the agent wrote: kept, for it knows what to restore.
+    newer_lines: int = 0
     #: The journal was of another boot, and dropped.
     other_boot: bool = False
 
@@ -46,6 +48,7 @@ class Recovered:
             "cgroups removed": self.leaves,
             "cgroups left to processes that are dying in them": self.busy_leaves,
             "unreadable lines of the journal": self.corrupt_lines,
+            "lines of the journal of a later version, kept: start that version once, to restore what it has changed": self.newer_lines,
         }
         parts = [f"{what}: {count}" for what, count in counts.items() if count]
         if self.other_boot:
@@ -58,7 +61,8 @@ def recover(journal: Journal | None, weighted: Tree | None, trees: Sequence[Tree
 
     Harmless when repeated. What living agents own is not touched.
     """
-    results, corrupt, other_boot = _restore(journal, weighted)
+    found = Found((), 0, other_boot=False) if journal is None else journal.found
+    results = [] if journal is None else _restore(journal, weighted)
     processes = removed = 0
     busy: list[Leaf] = []
     for tree in trees:
@@ -75,15 +79,14 @@ def recover(journal: Journal | None, weighted: Tree | None, trees: Sequence[Tree
         processes=processes,
         leaves=removed,
         busy_leaves=len(busy),
-        corrupt_lines=corrupt,
-        other_boot=other_boot,
+        corrupt_lines=found.corrupt,
+        newer_lines=found.newer,
+        other_boot=found.other_boot,
     )
     return recovered, busy
 
 
-def _restore(journal: Journal | None, tree: Tree | None) -> tuple[list[Restored], int, bool]:
-    if journal is None:
-        return [], 0, False
+def _restore(journal: Journal, tree: Tree | None) -> list[Restored]:
     found = journal.found
     results: list[Restored] = []
     failed: list[Entry] = []
@@ -92,10 +95,10 @@ def _restore(journal: Journal | None, tree: Tree | None) -> tuple[list[Restored]
         results.append(result)
         if result is Restored.FAILED:
             failed.append(entry)
-    if found.entries or found.corrupt or found.other_boot:
+    if found != Found((), 0, other_boot=False):
         with contextlib.suppress(JournalError):
             journal.settle_found(failed[::-1])
-    return results, found.corrupt, found.other_boot
+    return results
 
 
 def _abandoned(tree: Tree) -> list[Leaf]:

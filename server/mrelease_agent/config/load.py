@@ -11,8 +11,10 @@ from typing import Any
 import msgspec
 
 from mrelease_agent.address import AddressError, TcpAddress, parse, parse_tcp, parse_tls
+from mrelease_agent.config.defaults import default_audit_dir, default_listen, default_node_name
+from mrelease_agent.config.keys import Key, keys
 from mrelease_agent.config.protected import check_protected
-from mrelease_agent.config.schema import Config, Key, default_audit_dir, default_listen, default_node_name, keys
+from mrelease_agent.config.schema import Config
 from mrelease_agent.config.sources import Setting, format_value, from_environment, from_file, from_flags
 from mrelease_agent.config.target_plugins import check_target_plugins
 from mrelease_agent.config.values import ConfigError, format_duration, parse_duration, parse_size, quote
@@ -99,6 +101,8 @@ def _check(config: Config, given: Mapping[str, Setting]) -> None:
     _check_tls(config, given)
     if config.http_listen:
         _check_http(config, given)
+    if config.otlp_endpoint:
+        _check_otlp(config.otlp_endpoint, _source(given, "otlp_endpoint"))
     if config.state_dir and not os.path.isabs(config.state_dir):  # noqa: PTH117 - pathlib is not needed to see it
         raise ConfigError(f"{_source(given, 'state_dir')}: state_dir is {quote(config.state_dir)}: write an absolute path")
     if not os.path.isabs(config.pod_logs):  # noqa: PTH117 - pathlib is not needed to see it
@@ -123,6 +127,18 @@ def _check_http(config: Config, given: Mapping[str, Setting]) -> None:
     except AddressError as error:
         shown = f"{_source(given, 'http_listen')}: http_listen is {quote(config.http_listen)}: it {error}"
         raise ConfigError(shown + (", or set allow_remote_http: true" if "loopback" in str(error) else "")) from error
+
+
+def _check_otlp(text: str, source: str) -> None:
+    from urllib.parse import urlsplit
+
+    try:
+        url = urlsplit(text)
+        good = url.scheme in ("http", "https") and bool(url.hostname) and bool(url.port) and text == f"{url.scheme}://{url.netloc}"
+    except ValueError:  # of a port, or of brackets
+        good = False
+    if not good or "@" in text or not text.isprintable() or " " in text:
+        raise ConfigError(f"{source}: otlp_endpoint is {quote(text)}: write http://host:port or https://host:port, without a path")
 
 
 def _check_tls(config: Config, given: Mapping[str, Setting]) -> None:

@@ -1,16 +1,11 @@
-"""The keys of the configuration. Flags, variables, `--help` and docs/reference/configuration.md are derived from this one type."""
+"""The keys of the configuration. Flags, variables, `--help` and the reference page are derived from this one type, by keys.py."""
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, NamedTuple, get_args, get_origin
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
-
-from mrelease_agent.config.values import ConfigError
 
 #: ``Meta.extra`` of keys whose text is a duration such as 500ms and whose value is seconds.
 _DURATION: Final = {"duration": True}
@@ -309,114 +304,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Annotated[int, Meta(ge=-1000, le=1000)] | None,
         Meta(description="How late the OOM killer takes the agent, where it may lower that; -999 is kubelet's own. `null` leaves it."),
     ] = -999
+    otlp_endpoint: Annotated[
+        str,
+        Meta(
+            description="OpenTelemetry collector to which spans of calls and of the steps of operations are sent, OTLP over gRPC: "
+            "docs/tracing.md. Needs the extra `otel`. By `http` in clear text: for a collector on this node.",
+            extra={"default": "empty: none", "form": "http://host:port, https://host:port or empty"},
+        ),
+    ] = ""
     reflection: Annotated[bool, Meta(description="Serve gRPC reflection, for tools such as grpcurl.")] = False
-
-
-class Key(NamedTuple):
-    """One key of the configuration with what its annotation says of it; ``annotated`` is the whole annotation."""
-
-    name: str
-    annotated: Any
-    default: Any
-
-    @property
-    def type(self) -> Any:
-        """Type of its value without the annotation."""
-        return get_args(self.annotated)[0]
-
-    @property
-    def description(self) -> str:
-        """What it is for; may contain `code`."""
-        return str(get_args(self.annotated)[1].description)
-
-    @property
-    def extra(self) -> Mapping[str, Any]:
-        """What msgspec has no word for: ``duration``, ``default`` (where it is computed), ``form`` (of a text)."""
-        return get_args(self.annotated)[1].extra or {}
-
-    @property
-    def bounds(self) -> tuple[float, float] | None:
-        """Least and greatest value; None where it is no number."""
-        # Of `int | None` the bounds belong to the int.
-        for holder in (self.annotated, *get_args(self.type)):
-            meta = next((part for part in get_args(holder) if isinstance(part, Meta) and part.ge is not None), None)
-            if meta is not None and meta.ge is not None and meta.le is not None:
-                return meta.ge, meta.le
-        return None
-
-    @property
-    def flag(self) -> str:
-        """Command line flag."""
-        return "--" + self.name.replace("_", "-")
-
-    @property
-    def variable(self) -> str:
-        """Environment variable."""
-        return "MRELEASE_" + self.name.upper()
-
-    @property
-    def is_duration(self) -> bool:
-        """Whether its text is a duration."""
-        return "duration" in self.extra
-
-    @property
-    def is_size(self) -> bool:
-        """Whether its text is a size in bytes."""
-        return "size" in self.extra
-
-    @property
-    def is_nullable(self) -> bool:
-        """Whether it has a meaning without a value."""
-        return type(None) in get_args(self.type)
-
-    @property
-    def choices(self) -> tuple[str, ...]:
-        """The words that it may be; empty where it is not one of a few."""
-        if self.type is bool:
-            return ("true", "false")
-        return get_args(self.type) if get_origin(self.type) is Literal else ()
-
-
-def keys() -> Mapping[str, Key]:
-    """Every key by its name, in the order of ``Config``."""
-    return _KEYS
-
-
-def _derive() -> Mapping[str, Key]:
-    return {field.name: Key(field.name, field.type, field.default) for field in msgspec.structs.fields(Config)}
-
-
-_KEYS: Final = _derive()
-
-
-def default_node_name() -> str:
-    """The host name, gethostname(2)."""
-    return socket.gethostname()
-
-
-def default_listen(environ: Mapping[str, str], euid: int) -> str:
-    """Socket of the agent where ``listen`` is not set: systemd's RuntimeDirectory=, /run for root, the user's runtime directory.
-
-    Raises ConfigError where there is none of them.
-    """
-    service = environ.get("RUNTIME_DIRECTORY", "").split(":")[0]
-    user = environ.get("XDG_RUNTIME_DIR", "")
-    if os.path.isabs(service):  # noqa: PTH117 - a relative one is invalid, and pathlib is not needed to see it
-        return f"unix://{service}/agent.sock"
-    if euid == 0:
-        return "unix:///run/mrelease/agent.sock"
-    if os.path.isabs(user):  # noqa: PTH117
-        return f"unix://{user}/mrelease/agent.sock"
-    raise ConfigError(
-        "listen is not set, and there is no runtime directory to choose a socket in (XDG_RUNTIME_DIR is not set): "
-        "set it, for example --listen unix://$HOME/.mrelease/agent.sock"
-    )
-
-
-def default_audit_dir(environ: Mapping[str, str]) -> str:
-    """``audit`` in what systemd made for logs or state of the service (LogsDirectory=, StateDirectory=); empty where there is neither."""
-    for name in ("LOGS_DIRECTORY", "STATE_DIRECTORY"):
-        first = environ.get(name, "").split(":")[0]
-        if first.startswith("/"):
-            return f"{first}/audit"
-    return ""

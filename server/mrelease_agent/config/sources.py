@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, NoReturn
 
 from mrelease._version import VERSION
-from mrelease_agent.config.schema import Key, keys
+from mrelease_agent.config.keys import Key, keys
 from mrelease_agent.config.values import ConfigError, format_duration, format_size, quote, suggest
 
 #: A configuration of every key is below 1 KiB.

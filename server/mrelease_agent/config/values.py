@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+from mrelease._version import VERSION
+
 _UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION: Final = re.compile(r"(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h)", re.ASCII)
 _SIZES: Final = {"B": 0, "KiB": 1, "MiB": 2, "GiB": 3, "TiB": 4}
@@ -66,4 +68,4 @@ def quote(value: str) -> str:
 def suggest(name: str, known: Iterable[str]) -> str:
     """Name the known name that is nearest to a wrong one; where none is near, say where the list is."""
     near = difflib.get_close_matches(name[:80], list(known), n=1, cutoff=0.5)
-    return f'did you mean "{near[0]}"?' if near else "`mrelease-agent --help` lists the known ones"
+    return f'did you mean "{near[0]}"?' if near else f"`mrelease-agent --help` lists the known ones of mrelease-agent {VERSION}"

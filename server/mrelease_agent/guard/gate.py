@@ -17,6 +17,8 @@ from mrelease_agent.guard.subject import PodNames, Subject, no_pod_names
 from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.linux.procfs import ProcessGoneError
 from mrelease_agent.reaping.report import Done
+from mrelease_agent.telemetry import trace_context
+from mrelease_agent.telemetry.trace_context import TraceContext
 
 
 class Found(NamedTuple):
@@ -34,6 +36,7 @@ class Ask:
     ``kind``: ``process``, ``container``, ``pod``, ``cgroup`` or ``custom:KIND``, by the field of Target that is set; empty where a method
     has no target.
     ``target``: as it was asked for, for the audit log. ``kill``: whether something would be signalled. ``dry_run``: validate_only.
+    ``trace``: where the call belongs; where it is not given, that of the call that is being served.
     """
 
     caller: Caller
@@ -44,6 +47,7 @@ class Ask:
     dry_run: bool = False
     reason: str = ""
     request_id: str = ""
+    trace: TraceContext | None = field(default_factory=trace_context.current.get)
 
 
 class Grant(Protocol):

@@ -104,9 +104,14 @@ def _open_charged(tree: Tree, path: str) -> tuple[str, int, int]:
 
 
 def _in_cgroup(tree: Tree, pid: int, path: str) -> bool:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cgroup", "rb", buffering=0) as table:
-        return tree.path_in(table.read()) == path
-    return False
+    try:
+        table = os.open(f"/proc/{pid}/cgroup", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return tree.path_in(os.read(table, 65536)) == path
+        finally:
+            os.close(table)
+    except OSError:
+        return False
 
 
 def _alone(fd: int, pid: int) -> bool:

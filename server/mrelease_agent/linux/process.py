@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Final
+from typing import Final, NamedTuple
 
 from mrelease_agent.linux import procfs
 from mrelease_agent.linux.procfs import Memory, ProcessGoneError, Stat
@@ -24,8 +23,7 @@ class NotALeaderError(Exception):
         self.leader = leader
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Everything that identifies a process on its node, with its name; outlives the reference."""
 
     pid: int

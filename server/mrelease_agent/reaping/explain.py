@@ -10,7 +10,7 @@ from mrelease_agent.reaping.report import Report
 NOT_DYING: Final = "it is alive, and Release never kills"
 NOT_PERMITTED: Final = "the agent's user may not signal it"
 REMEDY_NOT_PERMITTED: Final = "run the agent as root or with CAP_KILL, or as the user of the process"
-COPY_ON_WRITE: Final = "the process gave its pages up, but it inherited part of them by fork(2), and they were charged elsewhere"
+COPY_ON_WRITE: Final = "the process gave its pages up, but relatives by fork(2) have part of them, too, or that part is charged elsewhere"
 
 
 def unreleased(report: Report) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.linux.procfs import Memory
@@ -13,8 +13,7 @@ from mrelease_agent.linux.syscalls import same_address_space
 from mrelease_agent.reaping.reapers import Reapers
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """A process before the signal: its memory, and the relatives that may share it."""
 
     memory: Memory | None

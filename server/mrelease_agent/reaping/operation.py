@@ -9,25 +9,19 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Sequence
-from typing import Final
 
 from mrelease_agent.linux import procfs
-from mrelease_agent.linux.cgroups import MemoryCgroup
 from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.reaping.aid import Aid
+from mrelease_agent.reaping.before import Before, limits_of_the_agent
 from mrelease_agent.reaping.concluding import DIAGNOSIS, conclude, round_off
-from mrelease_agent.reaping.errors import LIMITS, LimitError
 from mrelease_agent.reaping.exits import Exits
-from mrelease_agent.reaping.measuring import Measured, measure, sharers_among
+from mrelease_agent.reaping.measuring import Measured
 from mrelease_agent.reaping.outcome import Proof, Step
 from mrelease_agent.reaping.releasing import Releasing
 from mrelease_agent.reaping.report import Plan, Report
 from mrelease_agent.reaping.tools import Tools
 from mrelease_agent.reaping.victim import Victim
-
-#: Seconds for which the search for who shares an address space is waited for.
-_SEARCH: Final = 0.25
 
 
 class Operation:
@@ -35,22 +29,21 @@ class Operation:
 
     prepare(), [begin_grace(), wait_exit(), prepare_again(),] begin(), [settle(),] complete(), close(). Owns ``ref``.
 
-    ``measured`` is given for one process of many; then the charge of its memory cgroup is not looked at: it is not its alone. ``aid``
-    gives the victim CPU time; of many it is one for all, and the set's to use. ``thorough``: where the memory is held, look for who holds
-    it and not at its state alone.
+    ``before`` is what is found out ahead of the signal, from ``measured`` where this is one process of many. ``aid`` gives the victim CPU
+    time; of many it is one for all, and the set's to use. ``thorough``: where memory is held, look for who holds it, not at its state only.
     """
 
     def __init__(
         self, ref: ProcessRef, plan: Plan, tools: Tools, aid: Aid, measured: Measured | None = None, *, thorough: bool = True
     ) -> None:
         self._victim = Victim(ref, plan)
+        self.ref = ref
+        self.report = self._victim.report  # what is known so far
         self._plan = plan
         self._tools = tools
         self._aid = aid
         self._releasing = Releasing(self._victim, tools, aid)
-        self._one_of_many = measured is not None
-        self._measured = measured
-        self._alike: list[int] = []
+        self.before = Before(self._victim, tools, measured)
         self._seconds = DIAGNOSIS if thorough else 0.0
         self._warned = False
         self._with_all = False
@@ -76,16 +69,6 @@ class Operation:
         finally:
             self._aid.leave()
             self.close()
-
-    @property
-    def report(self) -> Report:
-        """What is known so far."""
-        return self._victim.report
-
-    @property
-    def ref(self) -> ProcessRef:
-        """The process."""
-        return self._victim.ref
 
     @property
     def size(self) -> int:
@@ -114,40 +97,10 @@ class Operation:
 
         Raises LimitError.
         """
-        try:
+        with limits_of_the_agent():
             self._victim.exit.watch(Exits.of(asyncio.get_running_loop()))
             self._releasing.reserve()
-            await self._measure()
-        except OSError as error:
-            if error.errno not in LIMITS:
-                raise
-            raise LimitError(error) from error
-
-    async def _measure(self) -> None:
-        ref, report, proving = self._victim.ref, self._victim.report, self._victim.proving
-        if not self._one_of_many:
-            before, proving.cgroup = proving.cgroup, MemoryCgroup.of(ref.pid, ref.proc, ref.stat.ppid)
-            if before is not None:
-                before.close()
-        measured = self._measured or measure([ref])[0]
-        self._measured = None
-        report.before = measured.memory
-        report.sharers, self._alike = [], measured.alike
-        if not self._one_of_many:
-            await self.search_sharers([self])
-
-    @staticmethod
-    async def search_sharers(operations: Sequence[Operation]) -> None:
-        """Find out, once they are prepared, who shares their address spaces; run() does so by itself. Raises LimitError."""
-        asking = [(each.ref, each._alike) for each in operations if each._alike]
-        if not asking:
-            return
-        try:
-            found = await sharers_among(operations[0]._tools.reapers, asking, _SEARCH)
-        except OSError as error:
-            raise LimitError(error) from error
-        for each in operations:
-            each.report.sharers = found.get(each.ref.pid, [])
+            await self.before.measure()
 
     @property
     def is_dying(self) -> bool:
@@ -170,12 +123,8 @@ class Operation:
 
     async def prepare_again(self) -> None:
         """After the grace period: what did not end by itself may hold more or less than before, and have other sharers."""
-        if self._victim.exited:
-            return
-        with contextlib.suppress(OSError, LimitError):  # of the agent's process: what was measured before stands
-            await self._measure()
-            if self._one_of_many:
-                await self.search_sharers([self])
+        if not self._victim.exited:
+            await self.before.measure_again()
 
     def begin_with_all(self) -> None:
         """Start the clock: SIGKILL comes now by cgroup.kill, and who is reaped before begin() was killed by this operation."""
@@ -200,7 +149,8 @@ class Operation:
             except ProcessLookupError:
                 if not (self._warned or self._with_all):
                     raise
-            self._tools.tell("kill", time.monotonic() - victim.proving.start)
+            victim.report.kill_duration = time.monotonic() - victim.proving.start
+            self._tools.tell("kill", victim.report.kill_duration)
 
     def settle(self) -> bool:
         """After begin(): whether it has exited by itself and its memory is proven back; then the report is whole, as after complete().
@@ -212,7 +162,7 @@ class Operation:
             return False
         self._tell_times(time.monotonic() - self._victim.proving.start)
         round_off(self._victim, self._aid)
-        self._say_grace()
+        self._conclude()
         return True
 
     async def complete(self) -> Report:
@@ -228,16 +178,18 @@ class Operation:
             await self.wait_exit(victim.remaining)
         self._tell_times(took)
         await conclude(victim, self._tools, self._aid, self._seconds)
-        self._say_grace()
+        self._conclude()
         return report
 
     def _tell_times(self, took: float) -> None:
+        self._victim.report.settled = took
         self._tools.tell("release", took)
         exit_duration = self._victim.report.exit_duration
         if exit_duration is not None:
             self._tools.tell("exit", exit_duration)
 
-    def _say_grace(self) -> None:
+    def _conclude(self) -> None:
+        self._victim.report.concluded = time.monotonic() - self._victim.proving.start
         if self._in_grace and self._victim.report.step is Step.EXIT:
             self._victim.report.step = Step.GRACE
 

@@ -77,7 +77,7 @@ class Proving:
             report.outcome, report.held_cause = Outcome.SHARED_MM, HeldCause.SHARED_MM
             return False
         fell = self._charge_fell()
-        if not fell and group is not None and group.alone and group.anon() > self._charged // 2 + CHARGE_SLACK:
+        if not fell and group is not None and group.alone and group.anon() > self.tolerance + CHARGE_SLACK:
             report.outcome, report.held_cause = Outcome.HELD, HeldCause.PINNED
             return False
         self._prove(Outcome.EXITED, Proof.CGROUP if fell else Proof.EXIT, Step.EXIT)
@@ -89,6 +89,8 @@ class Proving:
         report = self._report
         if report.after is not None:
             report.released = max(0, self.reclaimable - report.after.reclaimable)
+        elif report.held_cause is HeldCause.PINNED and self._fell > self.tolerance + CHARGE_SLACK:
+            report.released = min(self._fell, self.reclaimable)
         if report.outcome in (Outcome.HELD, Outcome.PARTIAL):
             report.outcome = Outcome.PARTIAL if report.released > self.tolerance else Outcome.HELD
         held = self.reclaimable - report.released
@@ -100,10 +102,17 @@ class Proving:
         report, group = self._report, self.cgroup
         if group is None or not group.alone or report.before is None:
             return
-        inherited = report.before.anon - self._charged
-        if inherited > self.tolerance + CHARGE_SLACK:
-            report.released = max(0, report.released - inherited)
-            report.unreleased[Unreleased.COPY_ON_WRITE] = inherited
+        slack = self.tolerance + CHARGE_SLACK
+        kept = max(0, report.before.anon - self._charged)
+        if kept <= slack:
+            kept = 0
+        # What its address space had and its cgroup still has, children in other cgroups have inherited.
+        left = self._charged - self._fell
+        if report.proof is Proof.RELEASE and left > slack and (left := min(left, group.anon())) > slack:
+            kept += left
+        if kept:
+            report.released = max(0, report.released - kept)
+            report.unreleased[Unreleased.COPY_ON_WRITE] = kept
             report.cause = explain.COPY_ON_WRITE
 
     @property
@@ -116,13 +125,18 @@ class Proving:
 
     def _charge_fell(self) -> bool:
         """Whether the charge of a cgroup of the process's own fell by what it held. Where neighbours live, they may have done it."""
-        group, charged = self.cgroup, self._charged
-        return group is not None and charged > 0 and group.before - group.usage() >= charged - self.tolerance - CHARGE_SLACK
+        return self._charged > 0 and self._fell >= self._charged - self.tolerance - CHARGE_SLACK
+
+    @property
+    def _fell(self) -> int:
+        """By how many bytes the charge of its cgroup has fallen."""
+        return self.cgroup.before - self.cgroup.usage() if self.cgroup is not None else 0
 
     def _prove(self, outcome: Outcome, proof: Proof, step: Step) -> None:
         report = self._report
         report.outcome, report.proof, report.step = outcome, proof, step
+        was_held = report.held_cause in (HeldCause.PINNED, HeldCause.SHARED_MM)  # when it had exited
         report.errno, report.held_cause, report.cause, report.remedy = 0, HeldCause.UNSPECIFIED, "", ""
         report.release_duration = time.monotonic() - self.start
-        if step is Step.EXIT and report.exit_duration is not None:
+        if step is Step.EXIT and report.exit_duration is not None and not was_held:
             report.release_duration = report.exit_duration

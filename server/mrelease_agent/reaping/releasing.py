@@ -55,7 +55,10 @@ class Releasing:
         fd, self._fd = self._fd, -1
         if fd < 0:
             fd = os.dup(self._victim.ref.fd)
-        self._victim.report.attempts += 1
+        report = self._victim.report
+        report.attempts += 1
+        if report.reap_begin is None:
+            report.reap_begin = time.monotonic() - self._victim.proving.start
         call, proc = self._tools.call, self._proc_to_spare()
 
         def reap() -> int:

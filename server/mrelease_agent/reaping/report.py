@@ -28,7 +28,12 @@ class Plan:
 
 @dataclass(slots=True)
 class Report:
-    """The result for one process, filled in while the operation goes on. Times in seconds; ``kill_time`` since the epoch."""
+    """The result for one process, filled in while the operation goes on. Times in seconds; ``kill_time`` since the epoch.
+
+    For who wants to know where the time went, in seconds from ``kill_time``: the signal was sent by ``kill_duration``, process_mrelease(2)
+    first called at ``reap_begin``; by ``settled`` it was known whether the memory is back, by ``concluded`` why not.
+    ``grace_duration`` is before ``kill_time``.
+    """
 
     process: Identity
     outcome: Outcome = Outcome.HELD
@@ -55,6 +60,11 @@ class Report:
     held_cause: HeldCause = HeldCause.UNSPECIFIED
     tracer: int = 0
     readers: list[int] = field(default_factory=list[int])
+    grace_duration: float | None = None
+    kill_duration: float | None = None
+    reap_begin: float | None = None
+    settled: float | None = None
+    concluded: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

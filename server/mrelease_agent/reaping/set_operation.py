@@ -9,12 +9,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Coroutine
-from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Any, Final, NamedTuple, Protocol
 
 from mrelease_agent.linux.process import ProcessRef
 from mrelease_agent.reaping import explain
 from mrelease_agent.reaping.aid import Aid
+from mrelease_agent.reaping.before import search_sharers
 from mrelease_agent.reaping.errors import LimitError, NotDyingError
 from mrelease_agent.reaping.measuring import Measured
 from mrelease_agent.reaping.operation import Operation
@@ -32,8 +33,7 @@ _PATIENCE: Final = 0.25
 Make = Callable[[ProcessRef, Plan, Measured], Operation]
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(NamedTuple):
     """A process of the target, opened and measured; ``place``: path of the cgroup that listed it, empty where none did."""
 
     ref: ProcessRef
@@ -130,7 +130,7 @@ class SetOperation:
         try:
             for operation in operations:
                 await operation.prepare()
-            await Operation.search_sharers(operations)
+            await search_sharers([operation.before for operation in operations])
         except BaseException:
             for operation in operations:
                 operation.close()

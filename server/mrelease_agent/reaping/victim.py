@@ -34,9 +34,11 @@ class Victim:
         return self.deadline - time.monotonic()
 
     def start_clock(self) -> None:
-        """The signal comes now."""
+        """The signal comes now; after the one of a grace period, SIGKILL does."""
+        start, self.proving.start = self.proving.start, time.monotonic()
+        if start:
+            self.report.grace_duration = self.proving.start - start
         self.report.kill_time = time.time()
-        self.proving.start = time.monotonic()
         self.deadline = self.proving.start + self.plan.timeout
 
     def _exited(self) -> None:

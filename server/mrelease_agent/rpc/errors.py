@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 from collections.abc import Mapping
+from typing import Final
 
 import grpc
 
@@ -45,6 +46,8 @@ CODES: Mapping[error_reason_pb2.ErrorReason.ValueType, grpc.StatusCode] = {
     _Reason.ERROR_REASON_CERTIFICATE_REJECTED: grpc.StatusCode.UNAUTHENTICATED,
     _Reason.ERROR_REASON_TARGET_KIND_UNAVAILABLE: _PRECONDITION,
 }
+#: Remedy of what the agent does not know because its caller is newer.
+OLDER: Final = "upgrade the agent, or use a client of its version"
 #: Seconds after which a caller is invited to try again, google.rpc.RetryInfo.
 _RETRY_AFTER: Mapping[error_reason_pb2.ErrorReason.ValueType, float] = {
     _Reason.ERROR_REASON_REAPERS_EXHAUSTED: 5.0,

@@ -33,9 +33,11 @@ from mrelease_agent.rpc.errors import RpcError, limit
 from mrelease_agent.rpc.group_target import GroupMembers, empty, find, told
 from mrelease_agent.rpc.process_target import admitted, not_dying, not_found, not_permitted
 from mrelease_agent.rpc.refusals import refusals, veiled
+from mrelease_agent.rpc.traced import Asked, operation
 from mrelease_agent.targets.group import Group
 from mrelease_agent.telemetry.logs import event, event_soon
 from mrelease_agent.telemetry.metrics import Metrics
+from mrelease_agent.telemetry.spans import Traces
 
 if TYPE_CHECKING:
     from mrelease_agent.targets.plugin_kinds import Kinds
@@ -108,6 +110,7 @@ class Execution:
         metrics: Metrics,
         gate: Gate | None = None,
         kinds: Kinds | None = None,
+        traces: Traces | None = None,
     ) -> None:
         self._capabilities = capabilities
         self._tools = tools
@@ -115,6 +118,7 @@ class Execution:
         self._metrics = metrics
         self._gate = gate or Gate()
         self._kinds = kinds
+        self._traces = traces or Traces()
 
     @property
     def inode_known(self) -> bool:
@@ -143,9 +147,10 @@ class Execution:
         ticket = await self._admit(ask, grant, [Found(ref)])
         if ticket is None:
             return self._validated([ref], order.reason)
+        asked = Asked(order.plan.kill, ask.kind, order.request_id, start, begun, time.monotonic())
         with _recorded(ticket):
             report = await self._release(ref, order, progress)
-            return self._done(Done([report]), order, begun, ticket)
+            return self._done(Done([report]), order, begun, ticket, asked)
 
     async def _release(self, ref: ProcessRef, order: Order, progress: Progress) -> Report:
         pid = ref.pid
@@ -175,7 +180,8 @@ class Execution:
                 first = await members.fresh()
                 if not first:
                     raise empty(order.field)
-            self._metrics.step("resolve", time.monotonic() - start)
+            resolved = time.monotonic()
+            self._metrics.step("resolve", resolved - start)
             ticket = await self._admit(ask, grant, [Found(member.ref, member.size, member.place) for member in first])
             if ticket is None:
                 return self._validated([member.ref for member in first], order.reason)
@@ -183,6 +189,7 @@ class Execution:
             allowed = AllowedMembers(members, ticket)
             before = [group.memory_usage() for group in opened]
             begun = time.monotonic()
+            asked = Asked(order.plan.kill, ask.kind, order.request_id, start, resolved, begun)
             aid = self._aids.make(order.plan.boost)
 
             def make(ref: ProcessRef, plan: Plan, measured: Measured) -> Operation:
@@ -201,7 +208,7 @@ class Execution:
                 if held is not None and members.is_accounted
             ]
             reports += allowed.refused
-            return self._done(Done(reports, charges, await _pinned(opened, reports)), order, begun, ticket)
+            return self._done(Done(reports, charges, await _pinned(opened, reports)), order, begun, ticket, asked)
 
     def _check_kind(self, order: Order) -> None:
         """Raise RpcError (FAILED_PRECONDITION) where no plugin has the kind of a custom target."""
@@ -234,7 +241,7 @@ class Execution:
                 each.ref.close()
             raise
 
-    def _done(self, done: Done, order: Order, start: float, ticket: Ticket) -> Done:
+    def _done(self, done: Done, order: Order, start: float, ticket: Ticket, asked: Asked) -> Done:
         """Count, record and log a finished operation, whoever still waits for it."""
         ticket.close(done)
         method, reason = order.method, order.reason or None
@@ -242,6 +249,7 @@ class Execution:
         for report in done.reports:
             self._metrics.outcome(method, report.outcome.name, report.released)
         event_soon(_log, logging.INFO, "operation", lambda: _told(done, method, reason))
+        operation(self._traces, asked, done)
         return done
 
     def _validated(self, refs: list[ProcessRef], reason: str) -> Done:

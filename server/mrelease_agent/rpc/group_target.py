@@ -175,20 +175,23 @@ class GroupMembers:
     def _open(pids: list[int], opened: contextlib.ExitStack) -> list[ProcessRef]:
         """Refer to processes; has_pid() is to be asked before they are used."""
         refs: list[ProcessRef] = []
+        opened.callback(_close, refs)
         for pid in pids:
             with contextlib.suppress(ProcessGoneError, NotALeaderError):
-                refs.append(opened.enter_context(ProcessRef.open(pid, checked=False)))
+                refs.append(ProcessRef.open(pid, checked=False))
         return refs
 
     def _is_target(self, ref: ProcessRef, group: Group | None, place: str | None) -> bool:
         """Whether it is to be killed; closed if not. Where there is a ``group``, ``place`` is where in it the process was listed."""
-        with contextlib.suppress(ProcessGoneError):
+        try:
             if self._is_member(ref, group, place) and not ref.stat.kernel_thread:
                 rule = self._rule(ref, group, place)
                 if rule is None:
                     return True
                 if not self._looked:
                     raise self._refusal(rule, ref.pid)
+        except ProcessGoneError:
+            pass
         ref.close()
         return False
 
@@ -218,3 +221,8 @@ class GroupMembers:
         self._known.update((ref.pid, ref) for ref in refs)
         opened.pop_all()
         return members
+
+
+def _close(refs: Iterable[ProcessRef]) -> None:
+    for ref in refs:
+        ref.close()

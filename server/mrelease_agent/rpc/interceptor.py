@@ -15,17 +15,19 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
+from mrelease._version import VERSION
 from mrelease.v1 import error_reason_pb2
 from mrelease_agent.guard.caller import Caller, current
 from mrelease_agent.guard.gate import Ask, Gate
-from mrelease_agent.rpc import validate
+from mrelease_agent.rpc import traced, validate
 from mrelease_agent.rpc.callers import caller_of
-from mrelease_agent.rpc.errors import RpcError, invalid
+from mrelease_agent.rpc.errors import OLDER, RpcError, invalid
 from mrelease_agent.rpc.intake import Intake
 from mrelease_agent.rpc.refusals import refusals
 from mrelease_agent.rpc.shares import Share
 from mrelease_agent.telemetry.logs import event
 from mrelease_agent.telemetry.metrics import Metrics
+from mrelease_agent.telemetry.spans import Traces
 
 _log = logging.getLogger("mrelease")
 #: What these did is logged by the operation, which may outlive the call; health checks are asked for all the time.
@@ -59,6 +61,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         gate: Gate | None = None,
         caller_of: Callable[[_Context], Caller] = caller_of,
         calls: int = 1024,
+        traces: Traces | None = None,
     ) -> None:
         self._metrics = metrics
         self._intake = Intake()
@@ -66,6 +69,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self._shares = {"*": Share(calls, "calls"), "ListProcesses": Share(_LISTS, "lists"), "Watch": Share(_WATCHES, "watches")}
         self._caller_of = caller_of
         self._gate = gate or Gate()
+        self._traces = traces or Traces()
         #: By method: those that there are, which are few.
         self._handlers: dict[str, _Handler] = {}
 
@@ -96,9 +100,10 @@ class Interceptor(grpc.aio.ServerInterceptor):
         async def refuse(_requests: object, context: _Context) -> bytes:
             error = RpcError(
                 error_reason_pb2.ERROR_REASON_UNKNOWN_METHOD,
-                "the agent has no such method",
-                "use a client of the agent's version, or upgrade the agent",
+                f"the agent, version {VERSION}, has no such method",
+                OLDER,
                 method=method[:256],
+                agent_version=VERSION,
             )
             self._metrics.request("unknown", error.code.name)
             await context.abort(error.code, error.message, error.trailers())
@@ -130,7 +135,8 @@ class Interceptor(grpc.aio.ServerInterceptor):
 
         async def serve(_requests: object, context: _Context) -> Any:
             start = time.monotonic()
-            code, reason = grpc.StatusCode.OK, None
+            code, reason, caller = grpc.StatusCode.OK, None, ""
+            trace = traced.begin(self._traces, method, context.invocation_metadata()) if ours else None
             try:
                 try:
                     # Health is for everybody who could connect.
@@ -158,6 +164,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 level = logging.DEBUG if quiet and code is grpc.StatusCode.OK else logging.INFO
                 duration = round((time.monotonic() - start) * 1000, 3)
                 event(_log, level, "request", method=name, code=_code_name(code), reason=reason, duration_ms=duration)
+                traced.answered(self._traces, trace, method, start, code, reason, caller)
 
         return serve
 

@@ -52,13 +52,19 @@ class Operations:
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run ``work`` to its end, even where the caller of this is cancelled meanwhile."""
-        task = asyncio.get_running_loop().create_task(work)
+        loop = asyncio.get_running_loop()
+        # A future of the caller's own instead of asyncio.shield(): that would let the event loop go round once more before the answer.
+        answer: asyncio.Future[T] = loop.create_future()
+        task = loop.create_task(_answered(work, answer))
         self._tasks.add(task)
         task.add_done_callback(self._done)
         try:
-            return await asyncio.shield(task)
+            return await answer
         except asyncio.CancelledError:
-            task.add_done_callback(_report_defect)
+            if answer.done() and not answer.cancelled():
+                _report_defect(answer)
+            else:
+                task.add_done_callback(_report_defect)
             raise
 
     def _done(self, task: asyncio.Task[Any]) -> None:
@@ -72,8 +78,24 @@ class Operations:
         return len(self._tasks)
 
 
-def _report_defect(task: asyncio.Task[Any]) -> None:
+async def _answered(work: Coroutine[Any, Any, T], answer: asyncio.Future[T]) -> None:
+    """Put into ``answer`` what becomes of ``work``; raise it where nobody waits for that any more."""
+    try:
+        result = await work
+    except asyncio.CancelledError:
+        answer.cancel()
+        raise
+    except Exception as error:
+        if answer.done():
+            raise
+        answer.set_exception(error)
+    else:
+        if not answer.done():
+            answer.set_result(result)
+
+
+def _report_defect(ended: asyncio.Future[Any]) -> None:
     """Nobody waits any more: an unexpected exception, which would have been the caller's INTERNAL, is at least in the log."""
-    error = None if task.cancelled() else task.exception()
+    error = None if ended.cancelled() else ended.exception()
     if error is not None and not isinstance(error, RpcError):
         event(_log, logging.ERROR, "internal error", exc_info=error, caller="gone")

@@ -24,6 +24,7 @@ from mrelease_agent.rpc.node_precondition import check_node
 from mrelease_agent.rpc.operations import Operations
 from mrelease_agent.rpc.reclaim import Reclaiming
 from mrelease_agent.rpc.requests import Entry, Key, Requests
+from mrelease_agent.telemetry import trace_context
 
 #: Share of a caller's remaining deadline that is kept for the answer's way back: at least 20 ms, at most 250 ms.
 _ANSWER_SHARE, _ANSWER_LEAST, _ANSWER_MOST = 0.05, 0.02, 0.25
@@ -97,6 +98,7 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
         validate.watch(request)
         interval = request.interval.ToNanoseconds() / 1e9 if request.HasField("interval") else _WATCH_INTERVAL
         entry = await self._requests.wait_for(_key(request.request_id), _WATCH_GRACE)
+        trace_context.join(entry.trace)
         while not entry.task.done():
             look = entry.progress.look()
             yield release_service_pb2.WatchReleaseResponse(progress=convert.progress(look))
@@ -128,6 +130,7 @@ class ReleaseService(release_service_pb2_grpc.ReleaseServiceServicer):
         key = _key(request.request_id)
         entry = self._requests.find(key, fingerprint)
         if entry is not None:
+            trace_context.join(entry.trace)
             return _replayed(await _result(entry))
         self._admit(request.boost)
         entry = self._requests.begin(key, fingerprint, lambda progress: self._operations.run(self._perform(request, plan, progress)))

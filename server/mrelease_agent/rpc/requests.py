@@ -12,6 +12,7 @@ from typing import Any, Final
 from mrelease.v1 import error_reason_pb2, result_pb2
 from mrelease_agent.reaping.progress import Progress
 from mrelease_agent.rpc.errors import RpcError
+from mrelease_agent.telemetry import trace_context
 from mrelease_agent.telemetry.logs import event
 
 _log = logging.getLogger("mrelease")
@@ -29,6 +30,8 @@ class Entry:
         self.fingerprint = fingerprint
         self.task = task
         self.progress = progress
+        #: Where the call belongs that began it.
+        self.trace = trace_context.current.get()
         self.ended = 0.0
         self.size = 0
 

@@ -12,9 +12,10 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from mrelease.v1 import memory_pb2, node_service_pb2, outcome_pb2, release_service_pb2, target_pb2
+from mrelease._version import VERSION
+from mrelease.v1 import error_reason_pb2, memory_pb2, node_service_pb2, outcome_pb2, release_service_pb2, target_pb2
 from mrelease_agent.linux.process import PID_MAX
-from mrelease_agent.rpc.errors import invalid
+from mrelease_agent.rpc.errors import OLDER, RpcError, invalid
 from mrelease_agent.targets.plugin_names import KIND, MAX_ATTRIBUTES, MAX_VALUE, NAME
 
 #: Longest `reason`, in bytes of UTF-8.
@@ -43,7 +44,13 @@ def known(request: Message) -> None:
         unknown_fields: Any = UnknownFieldSet(message)  # its stub has no iteration
         for unknown in unknown_fields:
             field = f"{path}{unknown.field_number}"
-            raise invalid(field, "is not known to this agent", "use a client of the agent's version, or upgrade the agent")
+            raise RpcError(
+                error_reason_pb2.ERROR_REASON_INVALID_FIELD,
+                f"{field} is not known to this agent, version {VERSION}",
+                OLDER,
+                field=field,
+                agent_version=VERSION,
+            )
 
 
 def _messages(message: Message, path: str) -> Iterator[tuple[str, Message]]:

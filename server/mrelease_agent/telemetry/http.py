@@ -25,6 +25,7 @@ MAX_SECONDS: Final = 5.0
 MAX_CONNECTIONS: Final = 8
 _TEXT: Final = "text/plain; charset=utf-8"
 _EXPOSITION: Final = "text/plain; version=0.0.4; charset=utf-8"
+_OPENMETRICS_TYPE: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 _BUSY: Final = b"HTTP/1.0 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 _log = logging.getLogger(__name__)
@@ -35,16 +36,29 @@ class HttpServer:
 
     ``listen`` is ``IP:port`` or ``[IPv6]:port``; who may reach it is for the configuration to check. The callables run on the server's
     threads: ``alive`` says whether the agent works (``event_loop_answers``), ``ready`` why it is not ready (one line; None: it is),
-    ``exposition`` gives the metrics.
+    ``exposition`` gives the metrics, ``openmetrics`` gives them to who accepts OpenMetrics 1.0.0.
 
     Raises AddressError for another ``listen``, OSError where the port cannot be bound.
     """
 
-    def __init__(self, listen: str, *, alive: Callable[[], bool], ready: Callable[[], str | None], exposition: Callable[[], bytes]) -> None:
-        pages: dict[str, Callable[[], _Page]] = {
-            "/metrics": lambda: (HTTPStatus.OK, _EXPOSITION, exposition()),
-            "/healthz": lambda: _health(None if alive() else "the event loop does not answer"),
-            "/readyz": lambda: _health(ready()),
+    def __init__(
+        self,
+        listen: str,
+        *,
+        alive: Callable[[], bool],
+        ready: Callable[[], str | None],
+        exposition: Callable[[], bytes],
+        openmetrics: Callable[[], bytes] | None = None,
+    ) -> None:
+        def metrics(accept: str) -> _Page:
+            if openmetrics is not None and _wants_openmetrics(accept):
+                return HTTPStatus.OK, _OPENMETRICS_TYPE, openmetrics()
+            return HTTPStatus.OK, _EXPOSITION, exposition()
+
+        pages: dict[str, Callable[[str], _Page]] = {
+            "/metrics": metrics,
+            "/healthz": lambda _: _health(None if alive() else "the event loop does not answer"),
+            "/readyz": lambda _: _health(ready()),
         }
         try:
             self._server = _Server(parse_tls(listen), pages)
@@ -79,6 +93,17 @@ class HttpServer:
                 self._server.shutdown_request(connection)
 
 
+def _wants_openmetrics(accept: str) -> bool:
+    """Whether an Accept header, RFC 9110, names version 1.0.0 of the format, or any; Prometheus does where it has to choose."""
+    for each in accept.lower().split(","):
+        kind, *parameters = (part.strip() for part in each.split(";"))
+        given = {name: value for name, _, value in (part.partition("=") for part in parameters)}
+        is_refused = not given.get("q", "1").strip("0.")
+        if kind == "application/openmetrics-text" and given.get("version", "1.0.0") == "1.0.0" and not is_refused:
+            return True
+    return False
+
+
 def event_loop_answers(loop: AbstractEventLoop, seconds: float = 1.0) -> bool:
     """Whether ``loop`` runs a callback within ``seconds``. To be called on another thread than the loop's."""
     answered = threading.Event()
@@ -103,7 +128,7 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     request_queue_size = 64  # a burst of callers is told to come back, not left to its SYN timer
 
-    def __init__(self, address: TcpAddress, pages: dict[str, Callable[[], _Page]]) -> None:
+    def __init__(self, address: TcpAddress, pages: dict[str, Callable[[str], _Page]]) -> None:
         self.pages = pages
         self.address_family = address.family
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -156,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer((HTTPStatus.NOT_FOUND, _TEXT, f"not found; there is {', '.join(self.server.pages)}\n".encode()))
             return
         try:
-            answer = page()
+            answer = page(self.headers.get("Accept", ""))
         except Exception:
             _log.exception("HTTP page failed: %s", self.path.partition("?")[0])
             answer = (HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"failed; see the agent's log\n")

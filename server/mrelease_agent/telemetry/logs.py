@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TextIO
 
+from mrelease_agent.telemetry import trace_context
 from mrelease_agent.telemetry.background import BackgroundStream
 
 #: Attribute of a LogRecord that carries the fields of ``event``.
@@ -25,8 +26,8 @@ _OWN_KEYS: Final = frozenset({"ts", "level", "msg", "logger", "exception"})
 _BARE: Final = re.compile(r"[A-Za-z0-9_./:@%+,-]+", re.ASCII)
 #: Seconds that an event of event_soon() may wait.
 _SOON: Final = 0.02
-#: What waits: time of the event, logger, level, message, and what makes the fields.
-_waiting: deque[tuple[float, logging.Logger, int, str, Callable[[], Mapping[str, object]]]] = deque()
+#: What waits: time of the event, logger, level, message, what makes the fields, and those of its trace.
+_waiting: deque[tuple[float, logging.Logger, int, str, Callable[[], Mapping[str, object]], Mapping[str, str]]] = deque()
 
 
 def setup(format: Literal["text", "json"], level: str, stream: TextIO | None = None) -> None:  # noqa: A002 - named as in the configuration
@@ -52,10 +53,13 @@ def _report_lost(lines: int) -> None:
 
 
 def event(logger: logging.Logger, level: int, message: str, /, *, exc_info: bool | BaseException = False, **fields: object) -> None:
-    """Log one event: a fixed ``message`` and its ``fields``. A field whose value is None is left out."""
+    """Log one event: a fixed ``message`` and its ``fields``. A field whose value is None is left out.
+
+    In a call that belongs to a trace it has ``trace_id`` and ``span_id``, too.
+    """
     if logger.isEnabledFor(level):
         write_waiting()
-        logger.log(level, "%s", message, exc_info=exc_info, extra={_FIELDS: fields})
+        logger.log(level, "%s", message, exc_info=exc_info, extra={_FIELDS: {**fields, **trace_context.fields()}})
 
 
 def event_soon(logger: logging.Logger, level: int, message: str, fields: Callable[[], Mapping[str, object]], /) -> None:
@@ -66,17 +70,17 @@ def event_soon(logger: logging.Logger, level: int, message: str, fields: Callabl
     if logger.isEnabledFor(level):
         if not _waiting:
             asyncio.get_running_loop().call_later(_SOON, write_waiting)
-        _waiting.append((time.time(), logger, level, message, fields))
+        _waiting.append((time.time(), logger, level, message, fields, trace_context.fields()))
 
 
 def write_waiting() -> None:
     """Write what event_soon() was told."""
     while _waiting:
         try:
-            created, logger, level, message, fields = _waiting.popleft()
+            created, logger, level, message, fields, trace = _waiting.popleft()
         except IndexError:  # another thread was faster
             return
-        record = logger.makeRecord(logger.name, level, "", 0, "%s", (message,), None, extra={_FIELDS: fields()})
+        record = logger.makeRecord(logger.name, level, "", 0, "%s", (message,), None, extra={_FIELDS: {**fields(), **trace}})
         record.created = created
         logger.handle(record)
 

@@ -6,6 +6,8 @@ import errno
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from mrelease_agent.telemetry import trace_context
+
 if TYPE_CHECKING:
     from prometheus_client.core import GaugeMetricFamily
 
@@ -30,6 +32,8 @@ _MEMINFO: Final = {
     "SwapTotal": "swap_total",
     "SwapFree": "swap_free",
 }
+#: What became of the spans of a call or operation: delivered, too many waited, the collector did not take them.
+SPANS: Final = ("sent", "dropped", "failed")
 #: What is read again when its files change.
 RELOADED: Final = ("tls", "policy")
 #: Limits of the breaker.
@@ -91,8 +95,15 @@ class Metrics:
     def watch_breaker(self, state: Callable[[], Mapping[str, tuple[int, int]]]) -> None:
         """Take over what of the breaker is asked at each scrape, on any thread: by limit what counts now, and the limit."""
 
+    def traced(self, result: str, count: int) -> None:
+        """Count calls and operations whose spans were to be sent, by their ``SPANS``."""
+
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format 0.0.4."""
+        return b""
+
+    def openmetrics(self) -> bytes:
+        """All metrics as OpenMetrics 1.0.0, with exemplars: of a histogram's bucket, a trace in which it was so long."""
         return b""
 
 
@@ -172,6 +183,8 @@ class PrometheusMetrics(Metrics):
             "mrelease_breaker_refusals", "Orders that the breaker refused, by the limit that they met.", ("limit",), registry=registry
         )
         self._refused = {limit: refused.labels(limit) for limit in BREAKER_LIMITS}
+        spans = Counter("mrelease_traced", "Calls and operations with spans for otlp_endpoint, by result.", ("result",), registry=registry)
+        self._traced = {result: spans.labels(result) for result in SPANS}
         ProcessCollector(registry=registry)
 
         release = [method.name for method in release_service_pb2.DESCRIPTOR.services_by_name["ReleaseService"].methods]
@@ -192,12 +205,12 @@ class PrometheusMetrics(Metrics):
     def outcome(self, method: str, outcome: str, released_bytes: int) -> None:
         """Count a process and its bytes."""
         known = (method if (method, _OTHER) in self._outcomes else _OTHER, outcome if (_OTHER, outcome) in self._outcomes else _OTHER)
-        self._outcomes[known].inc()
-        self._released.inc(max(released_bytes, 0))
+        self._outcomes[known].inc(exemplar=_exemplar())
+        self._released.inc(max(released_bytes, 0), exemplar=_exemplar())
 
     def step(self, step: Step, seconds: float) -> None:
         """Record a step's time."""
-        self._steps[step].observe(seconds)
+        self._steps[step].observe(seconds, exemplar=_exemplar())
 
     def syscall_error(self, errno_name: str) -> None:
         """Count a failed system call."""
@@ -245,11 +258,27 @@ class PrometheusMetrics(Metrics):
         """Count refusals."""
         self._audit_suppressed.inc(count)
 
+    def traced(self, result: str, count: int) -> None:
+        """Count calls and operations."""
+        self._traced[result].inc(count)
+
     def exposition(self) -> bytes:
         """All metrics in the Prometheus text format 0.0.4."""
         from prometheus_client import generate_latest
 
         return generate_latest(self.registry)
+
+    def openmetrics(self) -> bytes:
+        """All metrics as OpenMetrics 1.0.0."""
+        from prometheus_client.openmetrics import exposition
+
+        return bytes(exposition.generate_latest(self.registry))  # type: ignore[no-untyped-call] # pyright: ignore
+
+
+def _exemplar() -> dict[str, str] | None:
+    """The trace of what is counted now, where somebody keeps it."""
+    here = trace_context.current.get()
+    return dict(here.fields) if here is not None and here.sampled else None
 
 
 class _Pulled:

@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests .venv/bin/python -m e2e.k8s.bench_delete --rounds 5 --neighbours 2,8,32
 
-On the cluster of this machine (`make e2e-up`), as root; it writes docs/kubernetes-performance.{md,json} and a picture.
+On the cluster of this machine (`make e2e-up`), as root; it writes docs/kubernetes-performance.json, a picture,
+and its section of docs/performance.md.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests .venv/bin/python -m e2e.k8s.bench_examples --rounds 3
 
-On the cluster of this machine (`make e2e-up`), as root; it writes docs/examples-performance.{md,json}.
+On the cluster of this machine (`make e2e-up`), as root; it writes docs/examples-performance.json, and its section of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ import argparse
 import contextlib
 import datetime
 import json
-import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from bench import page
 from bench.machine import describe
 from e2e.cluster import Cluster, LocalNode, Pod, hog, start
 from e2e.k8s.conftest import FLOOR, remove_state, values
+from e2e.k8s.examples_report import ENDS, HANGS, IGNORES, KEEPER, NOBODY, WITH, WITHOUT
 from e2e.k8s.hanging import hanging_pod
 from e2e.k8s.release import Release, find_helm
 from e2e.k8s.scarcity import MIB, Example, free_mib, memory_floor, pod, preemption, priorities, wants
@@ -30,12 +31,6 @@ from mrelease.resolvers.kubernetes import Kubernetes
 from support import lab
 from support.lab import until
 
-WITHOUT: Final = "the scheduler preempts"
-WITH: Final = "examples/preemption.py"
-NOBODY: Final = "nobody"
-KEEPER: Final = "examples/memory_floor.py"
-#: What the victim does with SIGTERM.
-ENDS, IGNORES, HANGS = "ends at once", "ignores it, 30 s of grace", "waits for a dead file system (state D)"
 _PAUSE = 0.02
 
 
@@ -79,8 +74,7 @@ def main() -> int:
         "measurements": found,
     }
     (asked.out / "examples-performance.json").write_text(json.dumps(results, indent=1) + "\n")
-    (asked.out / "examples-performance.md").write_text(page(json.loads(json.dumps(results))))
-    print(asked.out / "examples-performance.md")
+    print(page.write(asked.out))
     return 0
 
 
@@ -177,57 +171,6 @@ def _time(condition: Callable[[], bool], begin: float, limit: float) -> float | 
             return None
         time.sleep(_PAUSE / 10)
     return time.monotonic() - begin
-
-
-def page(results: dict[str, Any]) -> str:
-    """docs/examples-performance.md, made of the measurements alone."""
-    about = [["command", f"`{results['command']}`"], ["date", results["date"]], ["cluster", results["cluster"]]]
-    about += [[name, value] for name, value in results["machine"].items()]
-    limit = results["limit"]
-    pending = [_row(results, case, who, limit) for case in (ENDS, IGNORES, HANGS) for who in (WITHOUT, WITH)]
-    floor = [_row(results, "floor", who, limit / 4)[1:] for who in (NOBODY, KEEPER)]
-    return f"""# What the examples change
-
-Made by `python -m e2e.k8s.bench_examples`; the raw numbers are in [examples-performance.json](examples-performance.json). Do not edit.
-
-{_table(["", ""], about)}
-
-## A pod that pends for memory
-
-A node is full of requests: two pods of low priority, of which either would make room for an important one. *{WITHOUT}*: its PriorityClass
-has `preemptionPolicy: PreemptLowerPriority`. *{WITH}*: it has `Never`, and [the example](../examples/preemption.py) runs, with `--force`.
-Seconds from the creation of the important pod until it is Running; medians of all rounds, with the least and the most in brackets.
-
-{_table(["at SIGTERM the victim", "who makes room", "pending pod Running after", "pods killed"], pending)}
-
-The scheduler waits for kubelet, which waits for the grace period (30 s for both), and for a process in state D for as long as its
-file system is dead. The example gives no grace, which is its default: `--grace` gives some. Where the victim ends at once there is nothing
-to gain, and the example's turn, once a second, costs up to that.
-
-## A node below its floor
-
-A BestEffort pod takes 1 GiB on a node whose floor is 600 MiB below what was available; a smaller BestEffort pod runs beside it. A process
-that thrashes in a small memory cgroup of its own makes the kernel's PSI trigger fire, as on a node in trouble. Seconds for which
-MemAvailable is below the floor.
-
-{_table(["who keeps it", "below the floor for", "pods killed"], floor)}
-
-The trigger fires at most once in its window of 2 s. Nobody: kubelet evicts only when 100 MiB are available (`evictionHard`), and the kernel
-kills only when there is nothing left.
-"""
-
-
-def _row(results: dict[str, Any], case: str, who: str, limit: float) -> list[str]:
-    chosen = [one for one in results["measurements"] if (one["case"], one["contender"]) == (case, who)]
-    seconds = [limit if one["seconds"] is None else one["seconds"] for one in chosen]
-    cells = [f"> {limit:g} s" if value >= limit else f"{value:.1f} s" for value in (statistics.median(seconds), min(seconds), max(seconds))]
-    killed = sorted({one["killed"] for one in chosen})
-    return [case, who, f"{cells[0]} ({cells[1]} to {cells[2]})", " or ".join(map(str, killed))]
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""docs/kubernetes-performance.md and its picture, made from the measurements alone."""
+"""The section of Kubernetes in docs/performance.md, and its picture: made from the measurements alone."""
 
 from __future__ import annotations
 
@@ -10,22 +10,27 @@ from typing import Any, Final
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from bench import page
+from bench.goals import Goal
+from bench.markdown import facts, table
+
 FORCE_DELETE: Final = "kubectl delete --force"
 OURS: Final = "mrelease"
+#: Times as long as with us that a starved pod keeps its memory at least.
+_WANTED: Final = 100
 _COLORS: Final = {FORCE_DELETE: "#c0392b", OURS: "#1e8449"}
 
 
 def write(results: dict[str, Any], directory: Path) -> list[Path]:
-    """Write page, numbers and picture; their paths."""
-    page, numbers = directory / "kubernetes-performance.md", directory / "kubernetes-performance.json"
+    """Write numbers, picture and page; their paths."""
+    numbers = directory / "kubernetes-performance.json"
     picture = directory / "img" / "kubernetes-delete.svg"
     picture.parent.mkdir(parents=True, exist_ok=True)
     numbers.write_text(json.dumps(results, indent=1) + "\n")
-    page.write_text(_page(results))
     library: Any = mpl
     with library.rc_context({"svg.hashsalt": "mrelease", "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
         _draw(results).savefig(picture, metadata={"Date": None, "Creator": None})
-    return [page, numbers, picture]
+    return [numbers, picture, page.write(directory)]
 
 
 def median(results: dict[str, Any], contender: str, neighbours: int, what: str) -> float:
@@ -53,31 +58,46 @@ def _spread(results: dict[str, Any], contender: str, neighbours: int, what: str)
     return f"{_duration(statistics.median(values), limit)} ({_duration(min(values), limit)} to {_duration(max(values), limit)})"
 
 
-def _page(results: dict[str, Any]) -> str:
+def goals(results: dict[str, Any]) -> list[Goal]:
+    """What was promised, and what was found."""
+    found: list[Goal] = []
+    for count in _counts(results):
+        ratio, sign = _ratio(results, OURS, count)
+        what = f"starved pod, {count} BestEffort neighbours: kubectl delete --force / mrelease, memory back"
+        found.append(Goal(what, ">= 100", f"{sign}{ratio:.0f}", ratio >= _WANTED))
+    return found
+
+
+def _ratio(results: dict[str, Any], contender: str, count: int) -> tuple[float, str]:
+    """How many times as long a force delete takes, and "> " where it was given up."""
+    deleted = median(results, FORCE_DELETE, count, "back")
+    return deleted / median(results, contender, count, "back"), "> " if deleted >= results["limit"] else ""
+
+
+def section(results: dict[str, Any]) -> str:
+    """The section."""
     counts = _counts(results)
     rounds = len(_values(results, OURS, counts[0], "back"))
-    about = [["command", f"`{results['command']}`"], ["date", results["date"]], ["cluster", results["cluster"]]]
-    about += [[name, value] for name, value in results["machine"].items()]
+    about = [("command", f"`{results['command']}`"), ("date", results["date"]), ("cluster", results["cluster"])]
     rows: list[list[str]] = []
     for count in counts:
         for contender in (FORCE_DELETE, OURS):
             cells = [_spread(results, contender, count, what) for what in ("back", "exit", "returned")]
-            ratio = median(results, FORCE_DELETE, count, "back") / median(results, contender, count, "back")
-            sign = "> " if median(results, FORCE_DELETE, count, "back") >= results["limit"] else ""
+            ratio, sign = _ratio(results, contender, count)
             rows.append([str(count), contender, *cells, "" if contender == FORCE_DELETE else f"{sign}{ratio:.0f}"])
     header = ["BestEffort neighbours", "", "memory back", "exit", "call returned", "force delete / it, memory back"]
-    return f"""# Performance on Kubernetes
+    return f"""## On Kubernetes
 
-Made by `python -m e2e.k8s.bench_delete`; the raw numbers are in [kubernetes-performance.json](kubernetes-performance.json). Do not edit.
+Measured by `python -m e2e.k8s.bench_delete`; the raw numbers are in [kubernetes-performance.json](kubernetes-performance.json).
 
-{_table(["", ""], about)}
+{facts([*about, *results["machine"].items()])}
 
 A BestEffort pod that holds {results["mib"]} MiB, on a node on which {results["burstable"]} Burstable pods and {counts[0]} to {counts[-1]}
 other BestEffort pods want all CPU time. It is deleted with `kubectl delete pod --grace-period=0 --force`, or killed through the agent that
 the Helm chart installs, by an SDK call through `kubectl port-forward`. {rounds} round{"s" * (rounds > 1)} of each, in turns, each on a
 fresh pod.
 
-{_table(header, rows)}
+{table(header, rows)}
 
 ![Time to memory back, medians](img/kubernetes-delete.svg)
 
@@ -88,11 +108,6 @@ are seen by an observer that is neither of the two and has the highest priority.
 later comes SIGKILL (its terminationGracePeriodSeconds is 1). A force delete returns as soon as the API object is gone:
 *call returned* says nothing about memory there, and is the proof here.
 """
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join(lines)
 
 
 def _draw(results: dict[str, Any]) -> Any:

@@ -2,7 +2,8 @@
 
     PYTHONPATH=tests .venv/bin/python -m e2e.k8s.bench_scale --nodes 10,100,1000
 
-It starts an API server of its own (`make e2e-up` has built it) and writes docs/kubernetes-scale.{md,json} and a picture.
+It starts an API server of its own (`make e2e-up` has built it) and writes docs/kubernetes-scale.json, a picture,
+and its section of docs/performance.md.
 """
 
 from __future__ import annotations

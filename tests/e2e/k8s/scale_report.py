@@ -1,4 +1,4 @@
-"""docs/kubernetes-scale.md and its picture, made from the measurements alone."""
+"""The section of large clusters in docs/performance.md, and its picture: made from the measurements alone."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
+
+from bench import page
+from bench.markdown import facts, table
 
 MIB: Final = 1 << 20
 #: What is drawn and told, and how the tables call it.
@@ -26,16 +29,15 @@ Json = dict[str, Any]
 
 
 def write(results: Json, directory: Path) -> list[Path]:
-    """Write page, numbers and picture; their paths."""
-    page, numbers = directory / "kubernetes-scale.md", directory / "kubernetes-scale.json"
+    """Write numbers, picture and page; their paths."""
+    numbers = directory / "kubernetes-scale.json"
     picture = directory / "img" / "kubernetes-scale.svg"
     picture.parent.mkdir(parents=True, exist_ok=True)
     numbers.write_text(json.dumps(results, indent=1) + "\n")
-    page.write_text(_page(results))
     library: Any = mpl
     with library.rc_context({"svg.hashsalt": "mrelease", "svg.fonttype": "none", "font.size": 9, "font.family": "sans-serif"}):
         _draw(results).savefig(picture, metadata={"Date": None, "Creator": None})
-    return [page, numbers, picture]
+    return [numbers, picture, page.write(directory)]
 
 
 def _sizes(results: Json) -> list[int]:
@@ -78,9 +80,10 @@ def _requests(counts: dict[str, int]) -> str:
     return f"{sum(counts.values())}: {said}" if counts else "0"
 
 
-def _page(results: Json) -> str:
+def section(results: Json) -> str:
+    """The section."""
     sizes = _sizes(results)
-    about = [["command", f"`{results['command']}`"], ["date", results["date"]], *map(list, results["machine"].items())]
+    about = [("command", f"`{results['command']}`"), ("date", results["date"]), *results["machine"].items()]
     once: list[list[str]] = []
     for what in ("pod", "workload", "doctor"):
         for nodes in sizes:
@@ -94,11 +97,11 @@ def _page(results: Json) -> str:
         cells = [_requests(one["requests"]), steady, _duration(one["lookup_seconds"]), _duration(one["moved_seconds"])]
         watched.append([f"{nodes:,}", *cells, _mib(one["memory_bytes"])])
     kept = ["nodes", "requests at the start", "requests then", "looking up every agent", "a new agent is known after", "memory (RSS)"]
-    return f"""# How it grows with the cluster
+    return f"""## With the size of the cluster
 
-Made by `python -m e2e.k8s.bench_scale`; the raw numbers are in [kubernetes-scale.json](kubernetes-scale.json). Do not edit.
+Measured by `python -m e2e.k8s.bench_scale`; the raw numbers are in [kubernetes-scale.json](kubernetes-scale.json).
 
-{_table(["", ""], about)}
+{facts(about)}
 
 A real kube-apiserver with its etcd, and no kubelets: nodes, {results["pods_per_node"]} pods on each, an agent's pod on each and the
 EndpointSlices of their Service (up to {results["per_slice"]} agents each, as the EndpointSlice controller fills them) are written into it,
@@ -108,27 +111,27 @@ plays: the objects and the requests are the same. Requests and bytes are counted
 
 ![Requests, time and memory by the number of nodes](img/kubernetes-scale.svg)
 
-## Asked once
+### Asked once
 
 Each run is a process of its own; medians. Memory is what it adds to its peak.
 
-{_table(["what", "nodes", "requests", "answers", "time", "CPU of the caller", "memory"], once)}
+{table(["what", "nodes", "requests", "answers", "time", "CPU of the caller", "memory"], once)}
 
 One pod costs five small requests, whatever the size of the cluster. Up to 32 nodes are asked for one by one, which in a large cluster is
 less than its list; more come in pages of {_PAGE}, and a page is forgotten when it is read: what stays of a node of some
 {results["node_bytes"] / 1024:.0f} KiB are its name and its boot. Where the agents are is asked once, however many threads want to know.
 
-## Kept up with
+### Kept up with
 
 A program that lives long says `Kubernetes(watched=True)`: one list, then one watch.
 
-{_table(kept, watched)}
+{table(kept, watched)}
 
-{_controller(results)}## 10,000 nodes
+{_controller(results)}### 10,000 nodes
 
 The two largest sizes on a straight line:
 
-{_table(["what", "time", "memory"], _distant(results))}
+{table(["what", "time", "memory"], _distant(results))}
 
 {_limits(results)}
 """
@@ -156,11 +159,11 @@ def _controller(results: Json) -> str:
         "CPU then",
         "memory (RSS)",
     ]
-    return f"""## The controller
+    return f"""### The controller
 
 `mrelease-controller`, dry run, no pod terminating.
 
-{_table(header, rows)}
+{table(header, rows)}
 
 """
 
@@ -192,11 +195,6 @@ def _limits(results: Json) -> str:
   for as long as it is used, 32 at a time. If each takes 50 ms (assumed: there are no kubelets here), {_FAR:,} nodes take
   {_FAR:,} / 32 x 0.05 s = {_FAR / 32 * 0.05:.0f} s. From a pod of the cluster there are none.
 - **One process** that looks up agents holds a record of each; that is not what ends first."""
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in (header, ["---"] * len(header), *rows)]
-    return "\n".join(lines)
 
 
 def _draw(results: Json) -> Any:

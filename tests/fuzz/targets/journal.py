@@ -29,6 +29,7 @@ def one_input(data: bytes) -> None:
     journal.close()
     again = Journal(folder)
     assert again.found.entries == (*found, NEXT)
+    assert again.found.newer == journal.found.newer
     again.settle_found(again.found.entries)
     again.close()
     assert number > 0

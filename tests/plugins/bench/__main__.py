@@ -2,8 +2,8 @@
 
     make bench-plugins ARGS="--only ray --rounds 1"
 
-As root, with the orchestrators installed (`make test-plugins` says which are not). Writes docs/plugins/performance.{json,md}, a picture,
-and the tables within docs/plugins/NAME.md. What is not run keeps the figures of its last run.
+As root, with the orchestrators installed (`make test-plugins` says which are not). Writes docs/plugins/performance.json, a picture, its
+section of docs/performance.md, and the tables within docs/plugins/NAME.md. What is not run keeps the figures of its last run.
 """
 
 from __future__ import annotations

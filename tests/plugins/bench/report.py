@@ -1,4 +1,4 @@
-"""docs/plugins/performance.md, its picture, and the tables of the plugins' own pages: made from the measurements alone."""
+"""The section of orchestrators in docs/performance.md, its picture, the tables of the plugins' own pages: made from the measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from typing import Any, Final, TypeAlias
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from plugins.bench.case import ALONE
+from bench import page
+from bench.goals import Goal
+from bench.markdown import anchor
+from plugins.bench.case import ALONE, OURS
 
 Results: TypeAlias = dict[str, dict[str, Any]]
 Rows: TypeAlias = list[dict[str, Any]]
@@ -21,6 +24,7 @@ Rows: TypeAlias = list[dict[str, Any]]
 #: Between these lines of docs/plugins/NAME.md the table goes.
 BEGIN: Final = "<!-- table: of make bench-plugins -->"
 END: Final = "<!-- table: end -->"
+_TITLE: Final = "Orchestrators alone and with us"
 _NUMBERS: Final = Path("plugins") / "performance.json"
 _ALONE, _OURS = "#c0392b", "#1e8449"
 
@@ -33,17 +37,16 @@ def load(docs: Path) -> Results:
 
 
 def write(results: Results, docs: Path) -> list[Path]:
-    """Write page, numbers, picture, and the tables of those pages that have a place for one; their paths."""
-    numbers, page, picture = docs / _NUMBERS, docs / "plugins" / "performance.md", docs / "img" / "plugins.svg"
+    """Write numbers, picture, page, and the tables of those pages that have a place for one; their paths."""
+    numbers, picture = docs / _NUMBERS, docs / "img" / "plugins.svg"
     for path in (numbers, picture):
         path.parent.mkdir(parents=True, exist_ok=True)
     ordered = {name: results[name] for name in sorted(results)}
     numbers.write_text(json.dumps(ordered, indent=1) + "\n")
-    page.write_text(_page(ordered))
     library: Any = mpl
     with library.rc_context({"svg.hashsalt": "mrelease", "svg.fonttype": "none", "font.size": 10, "font.family": "sans-serif"}):
         _draw(ordered).savefig(picture, metadata={"Date": None, "Creator": None})
-    written = [numbers, page, picture]
+    written = [numbers, picture, page.write(docs)]
     for name, one in ordered.items():
         own = docs / "plugins" / f"{name}.md"
         if own.exists() and (changed := placed(own.read_text(), one)) is not None:
@@ -58,7 +61,8 @@ def placed(text: str, one: Mapping[str, Any]) -> str | None:
     if found is None:
         return None
     run = one["run"]
-    about = f"{_version(one)}, {run['rounds']} rounds, {run['machine']['kernel']}, {run['date']}: [how](performance.md)."
+    how = f"[how](../performance.md#{anchor(_TITLE)})"
+    about = f"{_version(one)}, {run['rounds']} rounds, {run['machine']['kernel']}, {run['date']}: {how}."
     return f"{text[: found.start()]}{BEGIN}\n\n{table(one)}\n\n{about}\n\n{END}{text[found.end() :]}"
 
 
@@ -107,19 +111,33 @@ def _words(rows: Rows, key: str) -> str:
     return "; ".join(text if len(different) == 1 else f"{text} ({said.count(text)} of {len(said)})" for text in different)
 
 
-def _page(results: Results) -> str:
+def goals(results: Results) -> list[Goal]:
+    """What was promised, and what was found."""
+    found: list[Goal] = []
+    for one in results.values():
+        rows: Rows = one["measurements"]
+        alone = [row for row in rows if row["contender"] == ALONE]
+        ours = [row for row in rows if row["contender"] == OURS]
+        what = f"{one['name']}, a thread in state D: memory back, alone and with mrelease"
+        said = f"{_times(alone).count(math.inf)} of {len(alone)} times not in {alone[0]['limit']:g} s, and {_spread(ours)}"
+        found.append(Goal(what, "always with it", said, not math.isinf(max(_times(ours)))))
+    return found
+
+
+def section(results: Results) -> str:
+    """The section."""
     parts = [
-        "# Plugins: orchestrators alone and with us",
-        "Made by `make bench-plugins`; the raw numbers are in [performance.json](performance.json). Do not edit.",
+        f"## {_TITLE}",
+        "Measured by `make bench-plugins`; the raw numbers are in [plugins/performance.json](plugins/performance.json).",
         "A process that an orchestrator ends and whose memory does not come back: it has taken it, and one of its threads is in state D, "
         "in a read of a file system that does not answer, so that SIGKILL does nothing. Each orchestrator is the real one, on one node; "
         "the process is a fresh one in every round, and the contenders take turns.",
-        "![Time to memory back](../img/plugins.svg)",
+        "![Time to memory back](img/plugins.svg)",
     ]
     for one in results.values():
         run = one["run"]
         facts: Sequence[tuple[str, str]] = (("date", run["date"]), ("rounds", str(run["rounds"])), *run["machine"].items())
-        parts += [f"## {one['name']}", f"{_version(one)}; {'; '.join(f'{key}: {value}' for key, value in facts)}.", table(one)]
+        parts += [f"### {one['name']}", f"{_version(one)}; {'; '.join(f'{key}: {value}' for key, value in facts)}.", table(one)]
     parts.append(
         "*Memory back*: seconds from the request (the command, or the call, that ends it; for a limit, when it is exceeded) until no more "
         "than 5 % of its anonymous memory is left, as an observer sees it that is neither orchestrator nor agent; the median, with the "

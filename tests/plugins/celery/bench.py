@@ -2,77 +2,49 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-from collections.abc import Generator
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Final
 
 from plugins.bench.case import ALONE, OURS, Case, Measured, Watch, watching
+from plugins.bench.ground import Ground
 from plugins.celery.broker import Broker, Sent, Worker, broker, limited
 from plugins.stuck import SIZE, next_stuck
 from support import lab
-from support.agent import Agent, running_agent
 
 _LIMIT: Final = "the hard time limit of a task, a thread of it in state D"
 _REVOKED: Final = "`revoke(terminate=True, signal='SIGKILL')` of a task, a thread of it in state D"
 
 
-@dataclass(slots=True)
-class Ground:
-    """What every case stands on."""
-
-    broker: Broker
-    agent: Agent
-
-
-_grounds: list[Ground] = []
+_GROUND: Final = Ground("celery", broker)
 
 
 def cases() -> list[Case]:
     """Both ways in which Celery ends a task, with its own request and with ours."""
     return [
-        Case("Celery", situation, contender, partial(_measure, situation, contender), version=version("celery"), ground=_ground)
+        Case("Celery", situation, contender, partial(_measure, situation, contender), version=version("celery"), ground=_GROUND.entered)
         for situation in (_LIMIT, _REVOKED)
         for contender in (ALONE, OURS)
     ]
 
 
-@contextlib.contextmanager
-def _ground() -> Generator[Ground]:
-    with (
-        tempfile.TemporaryDirectory(prefix="mrelease-celery-") as folder,
-        running_agent(Path(folder) / "agent") as agent,
-        broker(Path(folder) / "redis") as started,
-    ):
-        _grounds.append(Ground(started, agent))
-        try:
-            yield _grounds[-1]
-        finally:
-            _grounds.pop()
-
-
 def _measure(situation: str, contender: str, limit: float) -> Measured:
-    ground = _grounds[-1]
     # Queues keep what a worker leaves: each case has its own.
     name = f"{'limit' if situation == _LIMIT else 'revoked'}-{'ours' if contender == OURS else 'alone'}"
     task = "ours.hang" if contender == OURS else "plain.hang"
-    environment = {"TEST_WITH_US": "1", "MRELEASE_AGENT": ground.agent.address}
-    with lab.hang_fs("READ") as fs, ground.broker.worker(name, environment) as worker:
+    environment = {"TEST_WITH_US": "1", "MRELEASE_AGENT": _GROUND.agent.address}
+    with lab.hang_fs("READ") as fs, _GROUND.system.worker(name, environment) as worker:
         if situation == _LIMIT:
-            with limited(ground.broker, worker, task, fs) as (sent, stuck), watching(stuck.pid) as watch:
+            with limited(_GROUND.system, worker, task, fs) as (sent, stuck), watching(stuck.pid) as watch:
                 # Celery reports the failure right before it signals: that is the request.
                 sent.wait()
                 watch.begin()
-                return _measured(ground.broker, worker, sent, watch, limit)
-        sent = ground.broker.send(task, SIZE, fs.path, queue=name)
+                return _measured(_GROUND.system, worker, sent, watch, limit)
+        sent = _GROUND.system.send(task, SIZE, fs.path, queue=name)
         with next_stuck(fs) as stuck, watching(stuck.pid) as watch:
             watch.begin()
-            ground.broker.app.control.revoke(sent.id, terminate=True, signal="SIGKILL", destination=[worker.name])
-            return _measured(ground.broker, worker, sent, watch, limit)
+            _GROUND.system.app.control.revoke(sent.id, terminate=True, signal="SIGKILL", destination=[worker.name])
+            return _measured(_GROUND.system, worker, sent, watch, limit)
 
 
 def _measured(asked: Broker, worker: Worker, sent: Sent, watch: Watch, limit: float) -> Measured:

@@ -2,84 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import tempfile
-from collections.abc import Generator
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any, Final
 
 from mrelease import resolvers
 from plugins.bench.case import ALONE, OURS, Case, Measured, watching
-from plugins.dask.cluster import Cluster, cluster, overdone, wait_workers
+from plugins.bench.ground import Ground
+from plugins.dask.cluster import cluster, overdone, wait_workers
 from support import lab
-from support.agent import Agent, running_agent
 
 BY_HAND: Final = "`mrelease kill dask://`"
 _SITUATION: Final = "a worker over its memory limit, a thread of it in state D"
 
 
-@dataclass(slots=True)
-class Ground:
-    """What every case stands on."""
-
-    cluster: Cluster
-    agent: Agent
-
-
-_grounds: list[Ground] = []
+_GROUND: Final = Ground("dask", cluster)
 
 
 def cases() -> list[Case]:
     """The worker ended by its nanny alone, with the plugin, and by a reference beside a nanny without it."""
     return [
-        Case("Dask", _SITUATION, contender, partial(_measure, contender), version=version("distributed"), ground=_ground)
+        Case("Dask", _SITUATION, contender, partial(_measure, contender), version=version("distributed"), ground=_GROUND.entered)
         for contender in (ALONE, OURS, BY_HAND)
     ]
 
 
-@contextlib.contextmanager
-def _ground() -> Generator[Ground]:
-    with (
-        tempfile.TemporaryDirectory(prefix="mrelease-dask-") as folder,
-        running_agent(Path(folder) / "agent") as agent,
-        cluster(Path(folder) / "dask") as started,
-    ):
-        _grounds.append(Ground(started, agent))
-        try:
-            yield _grounds[-1]
-        finally:
-            _grounds.pop()
-
-
 def _measure(contender: str, limit: float) -> Measured:
-    ground = _grounds[-1]
     name = f"worker-{('alone', 'ours', 'hand')[(ALONE, OURS, BY_HAND).index(contender)]}"
     options = ("--preload-nanny", "mrelease.integrations.dask") if contender == OURS else ()
     with (
         lab.hang_fs("READ") as fs,
-        ground.cluster.worker(name, *options, environment={"MRELEASE_AGENT": ground.agent.address}),
-        ground.cluster.client() as client,
+        _GROUND.system.worker(name, *options, environment={"MRELEASE_AGENT": _GROUND.agent.address}),
+        _GROUND.system.client() as client,
     ):
         address = wait_workers(client, name)[name]
         with overdone(client, address, fs) as case, watching(case.stuck.pid) as watch:
             # Its nanny has just signalled: that is the request.
             watch.begin()
             if contender == BY_HAND:
-                _kill_by_hand(ground, name)
+                _kill_by_hand(name)
             back = watch.back(limit)
             if contender == OURS and back is not None:
                 lab.until(lambda: case.future.status == "error", "the scheduler has been told")
             return Measured(watch.held_bytes, back, f"task {case.future.status}", _usable(client, address))
 
 
-def _kill_by_hand(ground: Ground, name: str) -> None:
-    os.environ["MRELEASE_AGENTS"] = f"{os.uname().nodename}={ground.agent.address}"
+def _kill_by_hand(name: str) -> None:
+    os.environ["MRELEASE_AGENTS"] = f"{os.uname().nodename}={_GROUND.agent.address}"
     try:
-        resolvers.kill_and_release(f"dask://{ground.cluster.address}/{name}", reason="bench")
+        resolvers.kill_and_release(f"dask://{_GROUND.system.address}/{name}", reason="bench")
     finally:
         del os.environ["MRELEASE_AGENTS"]
 

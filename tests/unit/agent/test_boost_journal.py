@@ -86,7 +86,8 @@ def test_directory_that_is_missing_and_link_to_another_file_are_refused(tmp_path
         b'{"boot":1,"number":1}\n',
         b'{"boot":"x","number":"1"}\n',
         b'{"boot":"x","number":1,"lift":{}}\n',
-        b'{"boot":"x","number":1,"more":2}\n',
+        b'{"boot":"x","number":1,"v":"2"}\n',
+        b'{"boot":"x","number":1,"v":0}\n',
     ],
 )
 def test_line_that_is_none_is_skipped_and_counted(tmp_path: Path, line: bytes) -> None:
@@ -131,6 +132,31 @@ def test_journal_of_another_boot_is_as_good_as_none(tmp_path: Path, monkeypatch:
     found = Journal(tmp_path).found
     assert found.entries == ()
     assert found.other_boot
+
+
+def test_keys_that_a_later_version_has_added_do_not_keep_from_restoring(tmp_path: Path) -> None:
+    (line,) = lines_of(tmp_path, entry())
+    found = left_by(tmp_path, line.replace(b'"lift":{', b'"since":1,"lift":{"new":[],')).found
+    assert found.entries == (entry(),)
+    assert found.corrupt == found.newer == 0
+
+
+def test_lines_of_a_later_version_are_kept_for_it_and_nothing_is_done_by_them(tmp_path: Path) -> None:
+    (line,) = lines_of(tmp_path, entry("/a"))
+    later = line.replace(b'"number":1,', b'"v":2,"number":77,')
+    unknown = line.replace(b'"number":1,', b'"number":78,"v":3,"moved":true,').replace(b"cpu.shares", b"io.weight")
+    journal = left_by(tmp_path, later, line, unknown)
+    assert (journal.found.entries, journal.found.newer, journal.found.corrupt) == ((entry("/a"),), 2, 0)
+    journal.settle_found([])
+    number = journal.begin(entry("/b"))
+    assert number > 78, "its lines and ours are told apart by their number"
+    journal.end(number)
+    journal.close()
+    again = Journal(tmp_path)
+    assert (again.found.entries, again.found.newer) == ((), 2)
+    again.settle_found([])
+    again.close()
+    assert (tmp_path / NAME).read_bytes() == later + unknown
 
 
 def test_what_could_not_be_restored_is_kept_for_the_next_start(tmp_path: Path) -> None:
@@ -201,4 +227,5 @@ def test_recovery_says_in_one_line_what_it_did() -> None:
     assert str(Recovered(weights=3, processes=2, leaves=1, corrupt_lines=1)) == (
         "CPU weights restored: 3; processes put back: 2; cgroups removed: 1; unreadable lines of the journal: 1"
     )
+    assert str(Recovered(newer_lines=2)).startswith("lines of the journal of a later version, kept: ")
     assert str(Recovered(other_boot=True)) == "the journal of another boot was dropped"

@@ -13,11 +13,13 @@ import pytest
 import yaml
 
 from mrelease_agent.config import Config, ConfigError, load
-from mrelease_agent.config.schema import default_listen, keys
+from mrelease_agent.config.defaults import default_listen
+from mrelease_agent.config.keys import keys
 from mrelease_agent.config.values import format_duration, parse_duration
+from support.configured import LISTEN, refused
 
 ROOT = Path(__file__).resolve().parents[3]
-LISTEN = {"MRELEASE_LISTEN": "unix:///run/test/agent.sock"}
+
 
 Write = Callable[[str | bytes], str]
 
@@ -30,14 +32,6 @@ def write(tmp_path: Path) -> Write:
         return str(path)
 
     return write
-
-
-def refused(*argv: str, **environ: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load(argv, {**LISTEN, **environ})
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_defaults_are_those_of_the_reference() -> None:
@@ -114,6 +108,7 @@ EVERY_KEY: Mapping[str, tuple[str, object]] = {
     "nice": ("-20", -20),
     "lock_memory": ("off", "off"),
     "oom_score_adj": ("-1000", -1000),
+    "otlp_endpoint": ("https://collector.example:4317", "https://collector.example:4317"),
     "reflection": ("true", True),
 }
 
@@ -245,18 +240,6 @@ def test_a_wrong_value_names_source_key_value_and_remedy(key: str, text: str, re
             assert len(message) < 400
 
 
-def test_tcp_is_refused_without_the_explicit_key() -> None:
-    assert "allow_plaintext_loopback: true" in refused("--listen", "tcp://127.0.0.1:7443")
-    assert load(["--listen", "tcp://[::1]:7443", "--allow-plaintext-loopback"], {}).listen == "tcp://[::1]:7443"
-    assert "not a loopback address" in refused("--listen", "tcp://10.0.0.1:7443", "--allow-plaintext-loopback")
-
-
-def test_other_machines_reach_the_metrics_only_where_that_is_asked_for() -> None:
-    assert "allow_remote_http: true" in refused("--http-listen", "0.0.0.0:9464")
-    assert load(["--listen", "unix:///run/x/s", "--http-listen", "0.0.0.0:9464", "--allow-remote-http"], {}).http_listen == "0.0.0.0:9464"
-    assert "has no IP address" in refused("--http-listen", "node7:9464", "--allow-remote-http")
-
-
 def test_the_default_timeout_is_not_longer_than_the_longest() -> None:
     message = refused("--max-timeout", "5s")
     assert message == "default_timeout is 10s (default), longer than max_timeout, 5s (--max-timeout): set default_timeout to at most 5s"
@@ -378,34 +361,6 @@ def test_the_reference_pages_are_up_to_date() -> None:
         [sys.executable, ROOT / "scripts/reference.py", "--check"], capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 0, done.stderr
-
-
-TLS = ("--tls-listen", "0.0.0.0:7443", "--tls-cert", "/c", "--tls-key", "/k", "--tls-ca", "/a", "--policy", "/p", "--audit-dir", "none")
-
-
-@pytest.mark.parametrize("listen", ["0.0.0.0:7443", "[::]:7443", "192.0.2.7:0", "[2001:db8::7]:7443"])
-def test_with_tls_every_interface_may_be_served(listen: str) -> None:
-    assert load([*TLS, "--tls-listen", listen], LISTEN).tls_listen == listen
-
-
-@pytest.mark.parametrize(
-    "listen", ["node7:7443", "localhost:7443", ":7443", "7443", "0.0.0.0", "[0.0.0.0]:1", "::1:7443", "0.0.0.0:65536", "*:1"]
-)
-def test_a_name_is_no_place_to_serve_tls(listen: str) -> None:
-    message = refused(*TLS, "--tls-listen", listen)
-    assert message.startswith(f'--tls-listen: tls_listen is "{listen}": it ')
-    assert "for every interface 0.0.0.0:port or [::]:port" in message
-
-
-@pytest.mark.parametrize("missing", ["--tls-cert", "--tls-key", "--tls-ca"])
-def test_what_tls_needs_is_named(missing: str) -> None:
-    at = TLS.index(missing)
-    message = refused(*TLS[:at], *TLS[at + 2 :])
-    assert f"and {missing[2:].replace('-', '_')} is not set" in message
-
-
-def test_a_certificate_that_nobody_uses_is_an_error() -> None:
-    assert "tls_ca is set and tls_listen is not" in refused("--tls-ca", "/a")
 
 
 @pytest.mark.parametrize(

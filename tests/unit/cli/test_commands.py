@@ -22,7 +22,7 @@ import mrelease
 from mrelease import _status
 from mrelease.v1 import node_service_pb2, outcome_pb2, release_service_pb2, result_pb2
 from support.sdk_cli import Cli, Done, cli_in
-from support.sdk_fake_agent import Fail, FakeAgent, fake_agent
+from support.sdk_fake_agent import Fail, FakeAgent, killing_agent
 from support.sdk_samples import full_message
 
 MRELEASE = str(Path(sys.executable).with_name("mrelease"))
@@ -37,10 +37,8 @@ PROTECTED = Fail(
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[FakeAgent]:
-    with fake_agent(tmp_path) as fake:
+    with killing_agent(tmp_path, killed) as fake:
         monkeypatch.setenv("MRELEASE_AGENT", fake.address)
-        fake.script("KillAndRelease", killed)
-        fake.script("Release", lambda r: release_service_pb2.ReleaseResponse(result=killed(r).result))
         yield fake
 
 

@@ -19,7 +19,7 @@ from mrelease.cli.commands import release
 from mrelease.v1 import outcome_pb2, release_service_pb2
 from support import lab
 from support.sdk_cli import Cli, cli_in
-from support.sdk_fake_agent import Fail, FakeAgent, Stream, fake_agent
+from support.sdk_fake_agent import Fail, FakeAgent, Stream, killing_agent
 from support.terminal import on_terminal
 
 MIB = 1 << 20
@@ -30,10 +30,8 @@ OLD = Fail(grpc.StatusCode.INVALID_ARGUMENT, "8 is not known", _status.ErrorDeta
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[FakeAgent]:
-    with fake_agent(tmp_path) as fake:
+    with killing_agent(tmp_path, killed) as fake:
         monkeypatch.setenv("MRELEASE_AGENT", fake.address)
-        fake.script("KillAndRelease", killed)
-        fake.script("Release", lambda r: release_service_pb2.ReleaseResponse(result=killed(r).result))
         yield fake
 
 

@@ -16,8 +16,7 @@ from mrelease.resolvers.kubernetes import Kubernetes
 from mrelease.resolvers.kubernetes import _agents as agents_module
 from mrelease.resolvers.kubernetes._agents import Directory, Release
 from mrelease.resolvers.kubernetes._api import Api
-from mrelease.resolvers.kubernetes._login import Choice, log_in
-from support.kube_api import FakeApi, fake_api
+from support.kube_api import FakeApi, fake_api, logged_in
 from support.lab import until
 
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/mrelease/endpointslices"
@@ -33,9 +32,8 @@ def fake() -> Generator[FakeApi]:
 
 @pytest.fixture
 def api(fake: FakeApi, tmp_path: Path) -> Generator[Api]:
-    made = Api(log_in(Choice(kubeconfig=fake.kubeconfig(tmp_path, {"token": "t"}))))
-    yield made
-    made.close()
+    with logged_in(fake, tmp_path) as made:
+        yield made
 
 
 def soon() -> float:

@@ -23,7 +23,7 @@ from mrelease.resolvers.kubernetes import Kubernetes, PodObject
 from mrelease.resolvers.kubernetes._agents import agents_of
 from mrelease.resolvers.kubernetes._api import Api, Conflict
 from mrelease.resolvers.kubernetes._login import Choice, log_in
-from support.kube_api import FakeApi, fake_api
+from support.kube_api import FakeApi, fake_api, logged_in
 from support.pki import Pki
 
 POD: dict[str, Any] = {
@@ -45,9 +45,8 @@ def fake() -> Generator[FakeApi]:
 
 @pytest.fixture
 def api(fake: FakeApi, tmp_path: Path) -> Generator[Api]:
-    made = Api(log_in(Choice(kubeconfig=fake.kubeconfig(tmp_path, {"token": "t"}))))
-    yield made
-    made.close()
+    with logged_in(fake, tmp_path) as made:
+        yield made
 
 
 def soon() -> float:

@@ -59,6 +59,7 @@ PUBLIC = {
     "Wait",
     "WatchedCgroup",
     "errors",
+    "trace_context",
     "__version__",
 }
 

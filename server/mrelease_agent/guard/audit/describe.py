@@ -87,6 +87,7 @@ def _asked(ask: Ask) -> dict[str, Any]:
         "request_id": _clip(ask.request_id, _SHORT),
         "reason": _clip(ask.reason, _LONG),
         "dry_run": ask.dry_run,
+        **({} if ask.trace is None else ask.trace.fields),
     }
 
 

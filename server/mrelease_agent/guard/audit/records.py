@@ -82,6 +82,11 @@ class Asked(Record, kw_only=True, omit_defaults=True):
     request_id: Annotated[str, Meta(description="Request id of the caller.")] = ""
     reason: Annotated[str, Meta(description="Why, in the words of the caller.")] = ""
     dry_run: Annotated[bool, Meta(description="Whether only checks were asked for.")] = False
+    trace_id: Annotated[str, Meta(description="The trace that it belongs to, W3C trace context.", pattern="^([0-9a-f]{32})?$")] = ""
+    span_id: Annotated[
+        str,
+        Meta(description="The span of that trace: the caller's, or the agent's own where it exports spans.", pattern="^([0-9a-f]{16})?$"),
+    ] = ""
 
 
 class Intent(Asked, kw_only=True, omit_defaults=True, tag="intent"):

@@ -28,6 +28,8 @@ ANCHOR: Final = 600.0
 #: Seconds between records of suppressed refusals; and where refusals have had their share of the file.
 _SUMMARY: Final = 60.0
 _RARE_SUMMARY: Final = 3600.0
+#: What the result of an intent says of it again.
+_ASKED: Final = ("caller", "method", "kind", "target", "request_id", "reason", "trace_id", "span_id")
 #: Records that are written together at most.
 _BATCH: Final = 1024
 
@@ -218,7 +220,7 @@ class Writer:
             first = item.records[0]
             if isinstance(first, Intent) and 0 < first.seq <= self._chain.head.seq:
                 # It was durable before what came after it failed: it is closed when that can be written.
-                asked = {name: getattr(first, name) for name in ("caller", "method", "kind", "target", "request_id", "reason")}
+                asked = {name: getattr(first, name) for name in _ASKED}
                 self._due.backlog.append(Result(**self._describer.header(), **asked, intent=first.seq, error="AUDIT_UNAVAILABLE"))
             item.told(why)
 
