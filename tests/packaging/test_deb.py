@@ -1,4 +1,4 @@
-"""The Debian package: made twice it is the same file, lintian has nothing to say, and it is installed, upgraded, downgraded, removed, purged."""
+"""The Debian package: made twice it is one file, lintian has nothing to say, and it is installed, upgraded, downgraded, purged."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -125,7 +125,7 @@ def test_nothing_secret_and_nothing_of_the_builder_is_in_it(content: Path) -> No
     names = [str(path.relative_to(content)) for path in content.rglob("*")]
     assert [name for name in names if name.endswith((".key", ".pyc")) or "/__pycache__" in name] == []
     assert sorted(path.name for path in (content / "etc/mrelease").iterdir()) == ["agent.yaml"]
-    ours = [path for path in (content / SITE / "mrelease").rglob("*.py")] + list((content / "usr/bin").iterdir())
+    ours = list((content / SITE / "mrelease").rglob("*.py")) + list((content / "usr/bin").iterdir())
     assert [path for path in ours if str(ROOT).encode() in path.read_bytes()] == []
     assert (content / "DEBIAN/conffiles").read_text().split() == ["/etc/mrelease/agent.yaml"]
 
@@ -174,8 +174,9 @@ class Seen:
 def found(value: Any, name: str) -> Any:
     """The first value that has this name, in lists and objects."""
     if isinstance(value, list):
-        return next((inner for item in value if (inner := found(item, name)) is not None), None)
-    return value.get(name) if isinstance(value, dict) else None
+        items = cast("list[Any]", value)
+        return next((inner for item in items if (inner := found(item, name)) is not None), None)
+    return cast("dict[str, Any]", value).get(name) if isinstance(value, dict) else None
 
 
 @pytest.fixture(scope="module", params=SUITES)

@@ -58,7 +58,7 @@ class Root:
         stdout: int | None = subprocess.PIPE,
         stderr: int | None = subprocess.STDOUT,
     ) -> subprocess.Popen[str]:
-        """Starts a command with the machine's network and /sys, but processes and mounts of its own; killing it kills all that it started."""
+        """Starts a command with the machine's network and /sys, but processes and mounts of its own, which end when it is killed."""
         inside = ["sh", "-c", _ENTER, "enter", str(self.path), *command]
         unshare = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child=KILL", "--propagation", "private", "--"]
         return subprocess.Popen(
@@ -111,7 +111,7 @@ def debian_root(suite: str, include: Iterable[str] = ()) -> Generator[Root, None
 
 
 def _layer(base: Path, folder: Path, path: Path) -> bool:
-    """Puts the base at path, below a layer in folder, or as a copy where the file system cannot carry a layer. Returns whether it is mounted."""
+    """Puts the base at path, below a layer in folder, or a copy where the file system carries no layers. Returns whether it is mounted."""
     for name in ("upper", "work"):
         (folder / name).mkdir()
     options = f"lowerdir={base},upperdir={folder / 'upper'},workdir={folder / 'work'}"
