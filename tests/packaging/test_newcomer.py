@@ -19,7 +19,7 @@ from support.markdown import ROOT, Block, blocks, commands, repository
 pytestmark = pytest.mark.packages
 
 README = ROOT / "README.md"
-CLONE = "/root/mrelease"
+CLONE = "/opt/mrelease"
 #: How pip reaches its index is this machine's business, and not the newcomer's.
 INDEX = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL")
 CERTIFICATES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
