@@ -45,6 +45,14 @@ test-languages: .venv/.dev examples/javascript/node_modules/.package-lock.json #
 examples/javascript/node_modules/.package-lock.json: examples/javascript/package-lock.json
 	npm ci --silent --prefix examples/javascript
 
+.PHONY: test-packages
+test-packages: .venv/.dev ## the packages, in a Debian of their own made by mmdebstrap, as root (ARGS="-k deb")
+	$(BIN)/pytest -m packages tests/packaging $(ARGS)
+
+.PHONY: deb
+deb: .venv/.dev ## build the Debian package into dist; needs debhelper and dpkg-dev (ARGS="--version 0.1.0-2")
+	@$(BIN)/python scripts/deb.py $(ARGS)
+
 .PHONY: bench-plugins
 bench-plugins: .venv/.dev .venv/.plugins ## measure the orchestrators alone and with us, as root, write docs/plugins (ARGS="--only ray")
 	PYTHONPATH=tests $(BIN)/python -m plugins.bench $(ARGS)
