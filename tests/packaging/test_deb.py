@@ -11,7 +11,7 @@ import sys
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -172,15 +172,15 @@ class Seen:
         return str(found(json.loads(self.text(f"{step}-node.json")), "agent_version"))
 
 
-def found(value: Any, name: str) -> Any:
+def found(value: object, name: str) -> object:
     """The first value that has this name, in lists and objects; None where there is none."""
     if isinstance(value, dict):
-        fields = cast("dict[str, Any]", value)
+        fields = cast("dict[str, object]", value)
         return fields[name] if name in fields else found(list(fields.values()), name)
     if not isinstance(value, list):
         return None
-    inside = (found(item, name) for item in cast("list[Any]", value))
-    return next((inner for inner in inside if inner is not None), None)
+    items = cast("list[object]", value)
+    return next((inner for item in items if (inner := found(item, name)) is not None), None)
 
 
 @pytest.fixture(scope="module", params=SUITES)
