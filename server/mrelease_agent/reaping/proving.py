@@ -138,5 +138,7 @@ class Proving:
         was_held = report.held_cause in (HeldCause.PINNED, HeldCause.SHARED_MM)  # when it had exited
         report.errno, report.held_cause, report.cause, report.remedy = 0, HeldCause.UNSPECIFIED, "", ""
         report.release_duration = time.monotonic() - self.start
-        if step is Step.EXIT and report.exit_duration is not None and not was_held:
+        # What was read of its cgroup is as old as the reading, not as the exit: who had pages pinned may have let them go in between.
+        asked = self.cgroup is not None and self.cgroup.alone
+        if step is Step.EXIT and report.exit_duration is not None and not was_held and not asked:
             report.release_duration = report.exit_duration
