@@ -12,8 +12,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
@@ -49,8 +50,9 @@ class Entry:
     now: Value
 
 
-# So many that numbers after it can be written too.
-_Number = Annotated[int, Meta(ge=1, le=1 << 53)]
+# What is written is counted on from what was found, and above half of this from 1: all that is written can be read.
+_HIGHEST: Final = 1 << 53
+_Number = Annotated[int, Meta(ge=1, le=_HIGHEST)]
 
 
 class _Record(msgspec.Struct, omit_defaults=True):
@@ -89,14 +91,14 @@ class Journal:
         self._path = directory / NAME
         self._fd = self._locked(self._path, 0)
         self._open: dict[int, Entry] = {}
-        self._next = 1
+        self._numbers: Iterator[int] = itertools.count(1)
         self._newer: list[bytes] = []
         #: What an earlier agent left.
         self.found = self._load()
 
     def begin(self, entry: Entry) -> int:
         """Write an entry down before its value is written; its number. Raises JournalError: then nothing may be written."""
-        number, self._next = self._next, self._next + 1
+        number = next(self._numbers)
         _append(self._fd, [_line(number, entry)])
         self._open[number] = entry
         return number
@@ -121,8 +123,7 @@ class Journal:
     def settle_found(self, kept: Sequence[Entry]) -> None:
         """What an earlier agent left has been dealt with, but for ``kept``, which the next one finds too. Raises JournalError."""
         self.found = Found(tuple(kept), 0, other_boot=False)
-        self._open.update((self._next + number, entry) for number, entry in enumerate(kept))
-        self._next += len(kept)
+        self._open.update((next(self._numbers), entry) for entry in kept)
         self._rewrite()
 
     def _rewrite(self) -> None:
@@ -158,8 +159,8 @@ class Journal:
     def _load(self) -> Found:
         text = os.pread(self._fd, _READ_MOST, 0)
         entries: dict[int, Entry] = {}
+        newer: set[int] = set()
         corrupt = other = 0
-        highest = 0
         for line in text.splitlines():
             version = _read(line, _Version)
             record = None if version is None or version.v > 1 else _read(line, _Record)
@@ -169,7 +170,7 @@ class Journal:
                 other += 1
             elif record is None:
                 self._newer.append(line + b"\n")
-                highest = max(highest, version.number)
+                newer.add(version.number)
             elif record.lift is None:
                 entries.pop(record.number, None)
             else:
@@ -177,8 +178,15 @@ class Journal:
         if text and not text.endswith(b"\n"):
             with contextlib.suppress(OSError):
                 os.write(self._fd, b"\n")  # what is appended next begins a line
-        self._next = max(highest, *entries) + 1 if entries else highest + 1
+        self._numbers = _after({*entries, *newer})
         return Found(tuple(entries.values()), corrupt, other_boot=bool(other) and not entries, newer=len(self._newer))
+
+
+def _after(taken: set[int]) -> Iterator[int]:
+    """Numbers that nothing in the file has."""
+    highest = max(taken, default=0)
+    start = highest + 1 if highest < _HIGHEST // 2 else 1
+    return (number for number in itertools.count(start) if number not in taken)
 
 
 def _append(fd: int, lines: Sequence[bytes]) -> None:
